@@ -1,0 +1,242 @@
+"""torchdiffeq's three functions, with a choice of backend.
+
+The story of a call: check the arguments, lay the state out, choose a backend,
+solve, and give the state back as the user had it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from pysemi.adjoint import solve_with_adjoint
+from pysemi.backends import Solution, choose_backend
+from pysemi.problem import EventFunction, Problem, VectorField, pose, pose_adjoint
+from pysemi.state import State, Tolerance
+from pysemi.stats import open_recordings
+
+__all__ = ["odeint", "odeint_adjoint", "odeint_event"]
+
+
+def odeint(
+    func: VectorField,
+    y0: State,
+    t: Tensor,
+    *,
+    rtol: Tolerance = 1e-7,
+    atol: Tolerance = 1e-9,
+    method: Any = None,
+    options: Mapping[str, Any] | None = None,
+    event_fn: EventFunction | None = None,
+    backend: str = "auto",
+    bridge: str = "auto",
+) -> Any:
+    r"""Solve :math:`dy/dt = f(t, y),\; y(t_0) = y_0`; gradients go through the solver.
+
+    Arguments up to ``event_fn`` are torchdiffeq's.
+
+    Parameters
+    ----------
+    func : callable
+        f(t, y) -> dy/dt, t of shape ``()``, y and dy/dt like ``y0``.
+    y0 : Tensor or tuple of Tensor
+        Initial state, any shape, floating point; tuple components on one device.
+    t : Tensor
+        Shape ``(T,)``, strictly increasing or decreasing; ``t[0]`` belongs to ``y0``.
+    rtol, atol : float, Tensor or sequence
+        Relative and absolute tolerance: a number, a tensor that broadcasts over
+        the state, or one of these per component of a tuple state.
+    method : str, optional
+        A solver's name; "dopri5" if left out.
+    options : dict, optional
+        The solver's options. ``norm`` takes "default", "rms", a
+        :class:`~pysemi.StateNorm` or a callable (see :mod:`pysemi.norms`);
+        ``max_num_steps`` bounds the steps of the whole solve (100,000 if left
+        out, for methods that choose their steps).
+    event_fn : callable, optional
+        Solve until this function of (t, y) changes sign; then ``t`` has two
+        entries, and the first is the start.
+    backend : {"auto", "torch", "julia"}
+    bridge : {"auto", "compiled", "callback"}
+        How the Julia backend evaluates ``func``.
+
+    Returns
+    -------
+    Tensor or tuple of Tensor
+        The state at each time, shape ``(T, *y0.shape)`` (each component's, for a
+        tuple). With ``event_fn``: the time of the event, and the states at start
+        and event.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument cannot be used; names it and its value.
+    SolveError
+        If the solve fails: :class:`~pysemi.errors.StepSizeUnderflowError`,
+        :class:`~pysemi.errors.NonFiniteStateError`,
+        :class:`~pysemi.errors.StepBudgetError`.
+    BackendUnavailableError
+        If the backend cannot run here.
+
+    Examples
+    --------
+    >>> t = torch.linspace(0, 1, 3, dtype=torch.float64)
+    >>> pysemi.odeint(lambda t, y: -y, torch.ones((), dtype=torch.float64), t)
+    tensor([1.0000, 0.6065, 0.3679], dtype=torch.float64)
+    """
+    problem = pose(
+        func, y0, t, rtol=rtol, atol=atol, method=method, options=options, event_fn=event_fn
+    )
+    chosen = choose_backend(backend)
+    chosen.check(problem, None, bridge)
+    return _as_user_sees(problem, chosen.solve(problem, open_recordings()))
+
+
+def odeint_adjoint(
+    func: VectorField,
+    y0: State,
+    t: Tensor,
+    *,
+    rtol: Tolerance = 1e-7,
+    atol: Tolerance = 1e-9,
+    method: Any = None,
+    options: Mapping[str, Any] | None = None,
+    event_fn: EventFunction | None = None,
+    adjoint_rtol: Tolerance | None = None,
+    adjoint_atol: Tolerance | None = None,
+    adjoint_method: Any = None,
+    adjoint_options: Mapping[str, Any] | None = None,
+    adjoint_params: Iterable[Tensor] | None = None,
+    backend: str = "auto",
+    bridge: str = "auto",
+    adjoint: str = "backsolve",
+) -> Any:
+    r"""Solve as :func:`odeint`; gradients come from the adjoint equations, solved backward.
+
+    Memory does not grow with the number of steps. With
+    ``adjoint_options=dict(norm="seminorm")`` the backward solve does not look at
+    the parameter channels when it chooses its steps, and takes fewer (Kidger,
+    Chen & Lyons, ICML 2021).
+
+    Parameters
+    ----------
+    func, y0, t, rtol, atol, method, options, event_fn, backend, bridge
+        As for :func:`odeint`.
+    adjoint_rtol, adjoint_atol : optional
+        Tolerances of the backward solve; the forward ones if left out. A number,
+        or one entry for each of (a_t, y, a_y, \*a_θ).
+    adjoint_method : str, optional
+        ``method`` if left out.
+    adjoint_options : dict, optional
+        Options of the backward solve; ``options`` without its norm if left out.
+        ``norm`` takes "default", "seminorm", "rms", a
+        :class:`~pysemi.StateNorm` or a callable (see :mod:`pysemi.norms`).
+    adjoint_params : iterable of Tensor, optional
+        The tensors that get a gradient, beside y0 and t; ``func.parameters()``
+        if left out, and then ``func`` must be an ``nn.Module``.
+    adjoint : str
+        "backsolve", the paper's method. The others are the Julia backend's.
+
+    Returns
+    -------
+    Tensor or tuple of Tensor
+        As for :func:`odeint`.
+
+    Raises
+    ------
+    ArgumentError, SolveError, BackendUnavailableError
+        As for :func:`odeint`; ``backward()`` raises SolveError too.
+    DoubleBackwardError
+        When the gradient itself is differentiated.
+
+    Examples
+    --------
+    >>> func = torch.nn.Linear(2, 2)  # doctest: +SKIP
+    >>> y = pysemi.odeint_adjoint(
+    ...     lambda t, y: func(y), y0, t, adjoint_params=tuple(func.parameters()),
+    ...     adjoint_options=dict(norm="seminorm"))  # doctest: +SKIP
+    """
+    problem = pose(
+        func, y0, t, rtol=rtol, atol=atol, method=method, options=options, event_fn=event_fn
+    )
+    backward = pose_adjoint(
+        problem,
+        method=method,
+        options=options,
+        adjoint_rtol=adjoint_rtol,
+        adjoint_atol=adjoint_atol,
+        adjoint_method=adjoint_method,
+        adjoint_options=adjoint_options,
+        adjoint_params=adjoint_params,
+        adjoint=adjoint,
+    )
+    chosen = choose_backend(backend)
+    chosen.check(problem, backward, bridge)
+    return _as_user_sees(problem, solve_with_adjoint(chosen, problem, backward, open_recordings()))
+
+
+def odeint_event(
+    func: VectorField,
+    y0: State,
+    t0: Tensor,
+    *,
+    event_fn: EventFunction,
+    reverse_time: bool = False,
+    odeint_interface: Callable[..., Any] = odeint,
+    **kwargs: Any,
+) -> tuple[Tensor, Any]:
+    """Solve until an event; the gradient of the event's time and state is linked up.
+
+    Parameters
+    ----------
+    func, y0, event_fn
+        As for :func:`odeint`.
+    t0 : Tensor
+        Start time, one element.
+    reverse_time : bool
+        Go backward in time from ``t0``.
+    odeint_interface : callable
+        :func:`odeint` or :func:`odeint_adjoint`.
+    **kwargs
+        Passed on to ``odeint_interface``.
+
+    Returns
+    -------
+    event_t : Tensor
+        Shape ``()``.
+    y : Tensor or tuple of Tensor
+        The states at ``t0`` and at the event, first dimension 2.
+
+    Raises
+    ------
+    ArgumentError, SolveError, BackendUnavailableError
+        As for :func:`odeint`. An event that never comes ends with
+        :class:`~pysemi.errors.StepBudgetError`.
+
+    Examples
+    --------
+    >>> t, y = pysemi.odeint_event(  # when does exp(-t) fall to a half?
+    ...     lambda t, y: -y, torch.ones(1), torch.tensor(0.0),
+    ...     event_fn=lambda t, y: y[0] - 0.5)  # doctest: +SKIP
+    """
+    import torchdiffeq
+
+    # The implicit function theorem at the event is torchdiffeq's; only the solve
+    # inside it is ours.
+    result: tuple[Tensor, Any] = torchdiffeq.odeint_event(
+        func,
+        y0,
+        t0,
+        event_fn=event_fn,
+        reverse_time=reverse_time,
+        odeint_interface=odeint_interface,
+        **kwargs,
+    )
+    return result
+
+
+def _as_user_sees(problem: Problem, solution: Solution) -> Any:
+    y = problem.layout.unflatten(solution.y)
+    return y if solution.event_t is None else (solution.event_t, y)

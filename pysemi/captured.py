@@ -1,0 +1,47 @@
+"""Tensors that a vector field uses without anyone having said so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.autograd.graph import Node
+
+__all__ = ["uncovered_leaves"]
+
+
+def uncovered_leaves(output: Tensor, known: Sequence[Tensor]) -> list[Tensor]:
+    """Leaf tensors that ``output`` depends on other than through ``known``.
+
+    The adjoint method gives gradients to y0 and to the tensors it was told of.
+    A parameter captured by a closure, or an encoder whose output the vector
+    field reads, would silently get none.
+
+    Parameters
+    ----------
+    output : Tensor
+        With its autograd graph.
+    known : sequence of Tensor
+        Leaves or intermediate results where the search stops.
+
+    Returns
+    -------
+    list of Tensor
+        Each leaf once, in the order in which the search met them.
+    """
+    # The nodes themselves are kept, since their Python objects, which are compared
+    # by identity, live only as long as someone holds them.
+    seen: set[Node] = {x.grad_fn for x in known if x.grad_fn is not None}
+    covered = {id(x) for x in known}
+    leaves: dict[int, Tensor] = {}
+    pending: list[Node | None] = [output.grad_fn]
+    while pending:
+        node = pending.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if leaf is not None and id(leaf) not in covered:
+            leaves[id(leaf)] = leaf
+        pending.extend(successor for successor, _ in node.next_functions)
+    return list(leaves.values())

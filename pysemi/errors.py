@@ -1,0 +1,119 @@
+"""Every exception that pysemi raises on purpose.
+
+Nothing else lives here. Each message says what was wrong, shows the value, and
+says what to do next. The bases are chosen so that handlers written for
+torchdiffeq keep working (see :class:`SolveError`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = [
+    "ArgumentError",
+    "BackendUnavailableError",
+    "ConfigurationError",
+    "DataError",
+    "DoubleBackwardError",
+    "NonFiniteStateError",
+    "PysemiError",
+    "ResumeError",
+    "SolveError",
+    "StepBudgetError",
+    "StepSizeUnderflowError",
+]
+
+
+class PysemiError(Exception):
+    """Base of every exception defined by pysemi."""
+
+
+class ArgumentError(PysemiError, ValueError):
+    """An argument that no solve can be made with.
+
+    Attributes
+    ----------
+    argument : str
+        Name of the offending argument, as the caller wrote it.
+    """
+
+    def __init__(self, argument: str, message: str) -> None:
+        super().__init__(f"{argument}: {message}")
+        self.argument = argument
+
+
+class SolveError(PysemiError, AssertionError):
+    """A solve that could not be completed.
+
+    torchdiffeq reports a failed solve by ``AssertionError``; this class is one
+    too, so a program that catches that keeps working after its import changed.
+
+    Attributes
+    ----------
+    direction : str
+        ``"forward"`` or ``"backward"``.
+    t, dt : float or None
+        Time of the last attempted step, and the step size asked for.
+    error_norm : float or None
+        Norm of the scaled error estimate of the last attempted step (accepted
+        if at most 1), where there was one.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        direction: str,
+        t: float | None = None,
+        dt: float | None = None,
+        error_norm: float | None = None,
+    ) -> None:
+        where = [
+            f"{name} = {value:.6g}"
+            for name, value in (("t", t), ("dt", dt), ("error norm", error_norm))
+            if value is not None
+        ]
+        place = f" (at {', '.join(where)})" if where else ""
+        super().__init__(f"{direction} solve: {message}{place}")
+        self.direction = direction
+        self.t = t
+        self.dt = dt
+        self.error_norm = error_norm
+
+
+class StepSizeUnderflowError(SolveError):
+    """The step size became too small to move time forward."""
+
+
+class NonFiniteStateError(SolveError):
+    """The state, the vector field or the adjoint became NaN or infinite."""
+
+
+class StepBudgetError(SolveError):
+    """The solve took more steps than ``options["max_num_steps"]`` allows."""
+
+
+class DoubleBackwardError(PysemiError, RuntimeError):
+    """A gradient of an adjoint gradient was asked for."""
+
+
+class BackendUnavailableError(PysemiError, RuntimeError):
+    """The backend asked for cannot run here, or cannot do what was asked of it."""
+
+
+class ConfigurationError(PysemiError):
+    """pysemi's own configuration is missing, unreadable or points nowhere."""
+
+
+class DataError(PysemiError):
+    """A data set could not be found, downloaded or verified."""
+
+
+class ResumeError(PysemiError):
+    """A run directory cannot be continued, or holds another run."""
+
+
+def describe(value: Any, limit: int = 80) -> str:
+    """Return ``repr(value)`` shortened to ``limit`` characters, for messages."""
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
