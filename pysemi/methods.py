@@ -1,14 +1,17 @@
-"""The solvers by name: torchdiffeq's, and what kind of solver each is.
+"""The solvers by name, and what kind of solver each is.
 
-The Julia backend's names belong here too, so that one table says which method
-runs where.
+torchdiffeq's names come from torchdiffeq itself, so that a newer release's
+methods are there at once. The Julia backend's names belong here too.
 """
 
 from __future__ import annotations
 
 from enum import Enum
 
-__all__ = ["DEFAULT_METHOD", "TORCHDIFFEQ_METHODS", "MethodKind"]
+__all__ = ["DEFAULT_METHOD", "MethodKind", "torchdiffeq_kind", "torchdiffeq_methods"]
+
+DEFAULT_METHOD = "dopri5"
+"""Dormand-Prince 5(4), torchdiffeq's default and the solver of every experiment in the paper."""
 
 
 class MethodKind(Enum):
@@ -22,23 +25,19 @@ class MethodKind(Enum):
     """Hands the whole solve to another library that reports no steps."""
 
 
-TORCHDIFFEQ_METHODS: dict[str, MethodKind] = {
-    "dopri8": MethodKind.ADAPTIVE,
-    "dopri5": MethodKind.ADAPTIVE,
-    "bosh3": MethodKind.ADAPTIVE,
-    "fehlberg2": MethodKind.ADAPTIVE,
-    "adaptive_heun": MethodKind.ADAPTIVE,
-    "euler": MethodKind.FIXED,
-    "midpoint": MethodKind.FIXED,
-    "heun2": MethodKind.FIXED,
-    "heun3": MethodKind.FIXED,
-    "rk4": MethodKind.FIXED,
-    "explicit_adams": MethodKind.FIXED,
-    "implicit_adams": MethodKind.FIXED,
-    "fixed_adams": MethodKind.FIXED,
-    "scipy_solver": MethodKind.OPAQUE,
-}
-"""torchdiffeq 0.2.5's methods (``torchdiffeq._impl.odeint.SOLVERS``)."""
+def torchdiffeq_methods() -> tuple[str, ...]:
+    """Names of the installed torchdiffeq's methods."""
+    # Private, but the only place where torchdiffeq says what it has.
+    from torchdiffeq._impl.odeint import SOLVERS
 
-DEFAULT_METHOD = "dopri5"
-"""Dormand-Prince 5(4), torchdiffeq's default and the solver of every experiment in the paper."""
+    return tuple(SOLVERS)
+
+
+def torchdiffeq_kind(method: str) -> MethodKind:
+    """The kind of one of :func:`torchdiffeq_methods`, by the callbacks it says it calls."""
+    from torchdiffeq._impl.odeint import SOLVERS
+
+    called = SOLVERS[method].valid_callbacks()
+    if "callback_accept_step" in called:
+        return MethodKind.ADAPTIVE
+    return MethodKind.FIXED if "callback_step" in called else MethodKind.OPAQUE

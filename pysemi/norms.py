@@ -168,9 +168,13 @@ class BoundNorm:
 def largest(values: Sequence[Tensor]) -> Tensor:
     """The largest of some 0-dim tensors; NaN if any of them is NaN.
 
-    Python's ``max`` would drop a NaN that is not in first place.
+    The tensor itself is returned, so that a gradient reaches it alone: that of
+    an RMS at zero is NaN, and a maximum over all would spread it. (Python's
+    ``max`` would drop a NaN that is not in first place.)
     """
-    return values[0] if len(values) == 1 else torch.stack(list(values)).amax()
+    if len(values) == 1:
+        return values[0]
+    return values[int(torch.stack([value.detach() for value in values]).argmax())]
 
 
 def norm_name(spec: NormSpec) -> str:

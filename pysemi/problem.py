@@ -64,8 +64,9 @@ class SolverSettings:
         The method's own options; ``norm`` and ``max_num_steps`` are taken out.
     norm : BoundNorm
     max_num_steps : int or None
-        Steps the whole solve may attempt; None: the method's default
-        (:data:`DEFAULT_MAX_NUM_STEPS` if adaptive, no limit on a fixed grid).
+        Steps the whole solve may attempt (evaluations, for a method that does not
+        report its steps); None: :data:`DEFAULT_MAX_NUM_STEPS`, or no limit on a
+        fixed grid.
     """
 
     rtol: Tolerance
@@ -264,7 +265,7 @@ def _check_times(t: Any) -> None:
             raise ArgumentError(
                 "t",
                 f"goes from {times[index]:.9g} to {times[index + 1]:.9g} at t[{index + 1}], "
-                "against the direction of its start; sort it, or solve each monotonic piece by itself",
+                "against its first step; sort it, or solve each monotonic piece by itself",
             )
 
 

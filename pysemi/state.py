@@ -123,7 +123,7 @@ class StateLayout:
 
 def _spread(name: str, entry: float | Tensor, shape: torch.Size) -> Tensor:
     try:
-        value = torch.as_tensor(entry, dtype=torch.float64)
+        value = torch.as_tensor(entry)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ArgumentError(name, f"{describe(entry)} is no number") from error
     try:

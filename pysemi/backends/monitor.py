@@ -70,7 +70,7 @@ class SolveMonitor:
         self._attempts = 0
         self._accepted = 0
         self._rejected = 0
-        self._last: tuple[Tensor, Tensor] | None = None
+        self._last: tuple[Tensor | None, Tensor | None] = (None, None)
         self._step_times: list[float] = []
         self._step_sizes: list[float] = []
         self._rejected_times: list[float] = []
@@ -97,6 +97,9 @@ class SolveMonitor:
     def evaluated(self, t: Tensor) -> None:
         """Note one evaluation of the vector field, at the user's time ``t``."""
         self.nfe += 1
+        if self._kind is MethodKind.OPAQUE:
+            # Its steps are not to be seen; each takes one evaluation at least.
+            self._spend(t, None)
         if self.direction == "backward" and torch.is_grad_enabled():
             # torchdiffeq evaluates under enable_grad exactly where it takes the
             # VJP; without, it only wants f for dL/dt.
@@ -106,15 +109,7 @@ class SolveMonitor:
 
     def attempted(self, t: Tensor, dt: Tensor) -> None:
         """Note that a step from ``t`` is about to be tried; may refuse to."""
-        if self._attempts == self._budget:
-            raise self._failure(
-                StepBudgetError,
-                f"{self._attempts} steps did not reach the end; the problem may be stiff or the "
-                "tolerance too tight. Raise options['max_num_steps'] (adjoint_options for the "
-                "backward solve), loosen rtol and atol, or use a method for stiff problems",
-            )
-        self._attempts += 1
-        self._last = (t, dt)
+        self._spend(t, dt)
         if self._kind is MethodKind.FIXED:
             self.accepted(t, dt)
 
@@ -157,6 +152,17 @@ class SolveMonitor:
             seconds=self._seconds,
         )
 
+    def _spend(self, t: Tensor, dt: Tensor | None) -> None:
+        if self._attempts == self._budget:
+            raise self._failure(
+                StepBudgetError,
+                f"{self._attempts} steps did not reach the end; the problem may be stiff or the "
+                "tolerance too tight. Raise options['max_num_steps'] (adjoint_options for the "
+                "backward solve), loosen rtol and atol, or use a method for stiff problems",
+            )
+        self._attempts += 1
+        self._last = (t, dt)
+
     def _explain(self, error: Exception) -> SolveError | None:
         message = str(error)
         if message.startswith("Reached maximum number of iterations"):
@@ -186,7 +192,7 @@ class SolveMonitor:
         return None
 
     def _failure(self, kind: type[_Failure], message: str) -> _Failure:
-        t, dt = self._last if self._last is not None else (None, None)
+        t, dt = self._last
         return kind(
             message,
             direction=self.direction,
@@ -197,6 +203,6 @@ class SolveMonitor:
 
 
 def _step_budget(kind: MethodKind, settings: SolverSettings) -> int | None:
-    if settings.max_num_steps is None and kind is MethodKind.ADAPTIVE:
+    if settings.max_num_steps is None and kind is not MethodKind.FIXED:
         return DEFAULT_MAX_NUM_STEPS
     return settings.max_num_steps

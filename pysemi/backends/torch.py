@@ -22,7 +22,7 @@ from pysemi.backends.base import Backend, Gradients, Solution
 from pysemi.backends.monitor import SolveMonitor
 from pysemi.captured import uncovered_leaves
 from pysemi.errors import ArgumentError, SolveError, describe
-from pysemi.methods import TORCHDIFFEQ_METHODS, MethodKind
+from pysemi.methods import MethodKind, torchdiffeq_kind, torchdiffeq_methods
 from pysemi.problem import Adjoint, Problem, SolverSettings
 from pysemi.state import StateLayout
 from pysemi.stats import Recording, publish
@@ -135,7 +135,7 @@ class _Graph:
         # leaves the backward solve in its own, increasing time.
         return SolveMonitor(
             "backward",
-            TORCHDIFFEQ_METHODS[self.adjoint.settings.method],
+            torchdiffeq_kind(self.adjoint.settings.method),
             self.adjoint.settings,
             keep_times=keep_times,
             time_sign=-1 if len(self.t) > 1 and self.t[0] > self.t[1] else 1,
@@ -200,7 +200,7 @@ class _WatchedField:
         for event in ("step", "accept_step", "reject_step"):
             name = f"callback_{event}{suffix}"
             theirs = getattr(self._func, name, None)
-            ours = event in _REPORTED[TORCHDIFFEQ_METHODS[settings.method]]
+            ours = event in _REPORTED[torchdiffeq_kind(settings.method)]
             # A callback the method never calls is offered only if the user has
             # one, so that torchdiffeq warns of exactly those.
             if ours or theirs is not None:
@@ -236,7 +236,7 @@ _CHECKED_FOR_CAPTURES: WeakSet[Any] = WeakSet()
 
 
 def _reporting_kind(problem: Problem) -> MethodKind:
-    kind = TORCHDIFFEQ_METHODS[problem.settings.method]
+    kind = torchdiffeq_kind(problem.settings.method)
     if kind is MethodKind.FIXED and problem.event_fn is not None:
         # integrate_until_event on a fixed grid calls no callbacks.
         return MethodKind.OPAQUE
@@ -244,11 +244,12 @@ def _reporting_kind(problem: Problem) -> MethodKind:
 
 
 def _check_method(argument: str, settings: SolverSettings) -> None:
-    if not isinstance(settings.method, str) or settings.method not in TORCHDIFFEQ_METHODS:
+    known = torchdiffeq_methods()
+    if not isinstance(settings.method, str) or settings.method not in known:
         raise ArgumentError(
             argument,
             f"{describe(settings.method)} is not one of torchdiffeq's "
-            f"{', '.join(TORCHDIFFEQ_METHODS)}; OrdinaryDiffEq's methods need backend='julia'",
+            f"{', '.join(known)}; OrdinaryDiffEq's methods need backend='julia'",
         )
     controller = settings.options.get("controller", "torchdiffeq")
     if controller != "torchdiffeq":
