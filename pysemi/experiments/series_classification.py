@@ -1,0 +1,96 @@
+"""Neural CDEs that classify time series: the form of the paper's section 3.1."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from pysemi.experiments.data.labelled_series import LabelledSeries
+from pysemi.experiments.preset import Preset
+from pysemi.experiments.task import Batch, Task
+from pysemi.models import NeuralCDE
+
+__all__ = ["CDEPreset", "SeriesClassification"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CDEPreset(Preset):
+    """Settings of a neural CDE.
+
+    Attributes
+    ----------
+    hidden_channels, width, depth, activation
+        Of :class:`pysemi.models.NeuralCDE`.
+    """
+
+    hidden_channels: int
+    width: int
+    depth: int
+    activation: str = "relu"
+
+
+class SeriesClassification(Task):
+    """Classify series by a neural CDE with piecewise-linear control.
+
+    Parameters
+    ----------
+    series : LabelledSeries
+        As the data set has them; normalised, limited and given a time channel here.
+    preset : CDEPreset
+    """
+
+    metric_name: ClassVar[str] = "accuracy"
+
+    def __init__(self, series: LabelledSeries, preset: CDEPreset) -> None:
+        self._series = (
+            series.normalised().limited(preset.train_limit, preset.test_limit).with_time()
+        )
+        self._preset = preset
+        self.batches_per_epoch = -(-len(self._series.train_x) // preset.batch_size)
+
+    def model(self, solver: Mapping[str, Any]) -> NeuralCDE:
+        """Build the paper's neural CDE."""
+        preset, series = self._preset, self._series
+        return NeuralCDE(
+            series.times,
+            series.train_x.shape[-1],
+            preset.hidden_channels,
+            series.classes,
+            width=preset.width,
+            depth=preset.depth,
+            activation=preset.activation,
+            solver=solver,
+        )
+
+    def batches(self, order: torch.Generator) -> Iterator[Batch]:
+        """Shuffled batches of (control coefficients, labels)."""
+        # The coefficients of a piecewise-linear interpolation are the values
+        # themselves (torchcde.linear_interpolation_coeffs), as none is missing.
+        shuffled = torch.randperm(len(self._series.train_x), generator=order)
+        for rows in shuffled.split(self._preset.batch_size):
+            yield self._series.train_x[rows], self._series.train_y[rows]
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Cross-entropy."""
+        x, y = batch
+        return cross_entropy(model(x), y)
+
+    def evaluate(self, model: nn.Module) -> float:
+        """Share of the test set whose class is right."""
+        series = self._series
+        right = sum(
+            int((model(x).argmax(dim=-1) == y).sum())
+            for x, y in zip(
+                series.test_x.split(_TEST_BATCH), series.test_y.split(_TEST_BATCH), strict=True
+            )
+        )
+        return right / len(series.test_y)
+
+
+_TEST_BATCH = 1024
+"""The paper's batch size; a solve's steps suit all of its batch."""

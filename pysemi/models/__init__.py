@@ -1,0 +1,9 @@
+"""The models of the paper's experiments, as modules to use or to read.
+
+Each builds on torch and pysemi's public interface only. Data and training are
+not here (``pysemi.experiments`` has them).
+"""
+
+from pysemi.models.neural_cde import ControlledField, MatrixField, NeuralCDE
+
+__all__ = ["ControlledField", "MatrixField", "NeuralCDE"]
