@@ -42,6 +42,7 @@ def reproduce(
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(help="Runs per norm.")] = 1,
+    threads: Annotated[int, typer.Option(help="Threads of one torch operation.")] = 1,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the runs.", show_default="results/NAME-PRESET")
     ] = None,
@@ -72,9 +73,12 @@ def reproduce(
         backend=backend,
         norms=tuple(norm or ("default", "seminorm")),
         seeds=seeds,
+        threads=threads,
         out=out or Path("results") / f"{name}-{preset}",
         resume=resume,
-        command=_command(name, preset, backend, norm or ["default", "seminorm"], seeds, changes),
+        command=_command(
+            name, preset, backend, norm or ["default", "seminorm"], seeds, threads, changes
+        ),
     )
     try:
         with _LiveProgress() as progress:
@@ -118,10 +122,12 @@ def _command(
     backend: str,
     norms: Sequence[str],
     seeds: int,
+    threads: int,
     changes: Mapping[str, str],
 ) -> str:
     words = ["reproduce", name, "--preset", preset, "--backend", backend]
     words += ["--norm", *norms, "--seeds", str(seeds)]
+    words += ["--threads", str(threads)] if threads != 1 else []
     for key, value in changes.items():
         words += ["--set", f"{key}={value}"]
     return shlex.join(words)
@@ -144,7 +150,7 @@ def _show_table(table: Table) -> None:
 
     shown = rich.table.Table(title=table.title, title_justify="left", box=box.SIMPLE_HEAD)
     for index, column in enumerate(table.columns):
-        shown.add_column(column, justify="left" if index == 0 else "right")
+        shown.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
     for row in table.rows:
         shown.add_row(*row)
     console = Console(highlight=False)
@@ -212,7 +218,8 @@ class _LiveProgress:
         self._bars.console.print(
             f"{config.norm}, seed {config.seed}: {result['metric_name']} {result['metric']:.3f}, "
             f"{result['backward_nfe']:,} backward NFE, {result['accepted']:,} steps accepted, "
-            f"{result['rejected']:,} rejected, {result['seconds']:.0f} s"
+            f"{result['rejected']:,} rejected, {result['seconds']:.0f} s",
+            soft_wrap=True,
         )
 
     def _state(self) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pysemi.experiments.run_directory import EpochRecord
-from pysemi.stats import SolveStats
+from pysemi.stats import SolveStats, Times
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,11 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["evaluations_figure", "rejections_figure", "training_figure"]
 
 COLOURS = {"default": "#c8553d", "seminorm": "#28666e", "rms": "#7c6a0a"}
-BINS = 60
+MOST_BINS = 60
 DOTS_PER_INCH = 130
-
-Runs = Mapping[str, Sequence[Any]]
-"""By norm, one entry per seed."""
 
 
 def training_figure(histories: Mapping[str, Sequence[Sequence[EpochRecord]]], metric: str) -> bytes:
@@ -45,48 +42,49 @@ def training_figure(histories: Mapping[str, Sequence[Sequence[EpochRecord]]], me
 
 def evaluations_figure(solves: Mapping[str, Sequence[Sequence[SolveStats]]]) -> bytes:
     """Where the backward solves evaluate the vector field (Figure 4), as PNG."""
-    return _histogram(
-        {
-            norm: [[solve.evaluation_times for solve in run] for run in seeds]
-            for norm, seeds in solves.items()
-        },
-        "backward evaluations per run",
-    )
+    return _histogram(solves, "evaluation_times", "backward evaluations per run")
 
 
 def rejections_figure(solves: Mapping[str, Sequence[Sequence[SolveStats]]]) -> bytes:
     """Where steps of the backward solves are rejected (Figure 5), as PNG."""
-    return _histogram(
-        {
-            norm: [[solve.rejected_times for solve in run] for run in seeds]
-            for norm, seeds in solves.items()
-        },
-        "rejected backward steps per run",
-    )
+    return _histogram(solves, "rejected_times", "rejected backward steps per run")
 
 
-def _histogram(times: Mapping[str, Sequence[Sequence[Any]]], label: str) -> bytes:
+def _histogram(
+    solves: Mapping[str, Sequence[Sequence[SolveStats]]], times: str, label: str
+) -> bytes:
     figure, (axes,) = _figure(1)
-    pooled = {
-        norm: np.concatenate([np.empty(0), *(times for run in seeds for times in run)])
-        for norm, seeds in times.items()
-    }
-    everything = np.concatenate(list(pooled.values()))
-    span = (everything.min(), everything.max()) if len(everything) else (0.0, 1.0)
-    for norm, values in pooled.items():
+    span = _span(_pooled([run for seeds in solves.values() for run in seeds], "evaluation_times"))
+    for norm, seeds in solves.items():
+        values = _pooled(seeds, times)
         axes.hist(
             values,
-            bins=BINS,
+            bins=_bins(span),
             range=span,
-            weights=np.full(len(values), 1 / len(times[norm])),
+            weights=np.full(len(values), 1 / len(seeds)),
             histtype="stepfilled",
             alpha=0.55,
             color=COLOURS.get(norm),
-            label=f"{norm} ({len(values) / len(times[norm]):,.0f})",
+            label=f"{norm} ({len(values) / len(seeds):,.0f})",
         )
-    axes.set(xlabel="t", ylabel=label)
+    axes.set(xlabel="t", ylabel=label, xlim=span)
     axes.legend(frameon=False)
     return _png(figure)
+
+
+def _pooled(runs: Sequence[Sequence[SolveStats]], times: str) -> Times:
+    return np.concatenate([np.empty(0), *(getattr(solve, times) for run in runs for solve in run)])
+
+
+def _span(times: Times) -> tuple[float, float]:
+    return (float(times.min()), float(times.max())) if len(times) else (0.0, 1.0)
+
+
+def _bins(span: tuple[float, float]) -> int:
+    # The knots of our controls are at whole times: bins of one unit each do not
+    # show a comb, where there are neither too few nor too many of them.
+    units = round(span[1] - span[0])
+    return units if 10 <= units <= MOST_BINS else MOST_BINS
 
 
 def _figure(panels: int) -> tuple[Figure, Sequence[Axes]]:
@@ -94,7 +92,7 @@ def _figure(panels: int) -> tuple[Figure, Sequence[Axes]]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.6 * panels, 3.2), layout="constrained")
+    figure = Figure(figsize=(8.6, 3.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, panels, squeeze=False)[0]
     for one in axes:

@@ -16,7 +16,6 @@ covers, so a run killed at any moment continues from its last finished epoch.
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,6 +41,7 @@ class RunConfig:
     norm: str
     seed: int
     backend: str
+    threads: int
 
     @property
     def label(self) -> str:
@@ -140,9 +140,9 @@ class RunDirectory:
             stored = torch.load(self._checkpoint_path, weights_only=True)
             history = tuple(EpochRecord(**record) for record in stored.pop("history"))
             return Checkpoint(**stored, history=history)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
+        except Exception as error:  # damaged bytes can fail in any way
             raise ResumeError(
-                f"{self._checkpoint_path} is damaged ({str(error).splitlines()[0]}); delete the "
+                f"{self._checkpoint_path} is damaged ({type(error).__name__}); delete the "
                 f"folder {self.path} to start that run again"
             ) from error
 

@@ -91,6 +91,7 @@ class Table:
     ----------
     title : str
     columns : tuple of str
+        May have two lines.
     rows : tuple of tuple of str
         As many entries as columns.
     notes : tuple of str
@@ -110,10 +111,10 @@ def paper_table(rows: Sequence[Mapping[str, Any]], paper: PaperComparison | None
     rtol, atol = first["rtol"], first["atol"]
     metric_heading, metric_scale = _metric_heading(first["metric_name"])
     nfe_scale, nfe_unit = _unit(max(summary.backward_nfe.mean for summary in summaries))
-    columns = ["", "RTOL, ATOL"]
-    ours = [f"pysemi, {first['backend']} ({_repeats(summaries)})", f"{rtol:g}, {atol:g}"]
+    columns = [""]
+    ours = [f"pysemi, {first['backend']}"]
     for summary in summaries:
-        columns += [f"{summary.norm}: {metric_heading}", f"{summary.norm}: Bwd. NFE"]
+        columns += [f"{summary.norm}\n{metric_heading}", f"{summary.norm}\nBwd. NFE"]
         ours += [
             summary.metric.text(metric_scale),
             f"{summary.backward_nfe.text(nfe_scale, 2)}{nfe_unit}",
@@ -128,16 +129,16 @@ def paper_table(rows: Sequence[Mapping[str, Any]], paper: PaperComparison | None
     ]
     if paper is not None and (rtol, atol) in paper.rows:
         row = paper.rows[rtol, atol]
-        theirs = [f"paper, {paper.table} ({paper.about})", f"{rtol:g}, {atol:g}"]
+        theirs = [f"paper, {paper.table}"]
+        notes.append(f"The paper's row was measured on {paper.about}.")
         for norm in norms:
             theirs += [
                 _measured(row.metric.get(norm), metric_scale, 1),
                 _measured(row.backward_nfe.get(norm), 1e6, 2, "·10⁶"),
             ]
         lines.append(tuple(theirs))
-    return Table(
-        "Accuracy and backward NFE over all of training", tuple(columns), tuple(lines), tuple(notes)
-    )
+    title = f"RTOL {rtol:g}, ATOL {atol:g}: {_repeats(summaries)}"
+    return Table(title, tuple(columns), tuple(lines), tuple(notes))
 
 
 def step_table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -173,7 +174,7 @@ def _unit(largest: float) -> tuple[float, str]:
 
 def _repeats(summaries: Sequence[NormSummary]) -> str:
     seeds = max(summary.seeds for summary in summaries)
-    return "one seed" if seeds == 1 else f"{seeds} seeds"
+    return "one seed" if seeds == 1 else f"mean ± standard deviation over {seeds} seeds"
 
 
 def _measured(value: Measured | None, scale: float, digits: int, unit: str = "") -> str:

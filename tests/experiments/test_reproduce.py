@@ -1,0 +1,264 @@
+"""Runs from start to report, broken off and continued."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pysemi.errors import ArgumentError, BackendUnavailableError, ResumeError
+from pysemi.experiments import Plan, reproduce
+from pysemi.experiments.run_directory import RunDirectory
+from tests.experiments.quiet import Quiet
+from tests.experiments.toy import TINY, TOY
+
+
+def plan(out: Path, **changes) -> Plan:
+    defaults = {
+        "experiment": TOY,
+        "preset_name": "tiny",
+        "preset": TINY,
+        "backend": "torch",
+        "norms": ("default", "seminorm"),
+        "seeds": 2,
+        "out": out,
+        "resume": False,
+        "command": "reproduce toy",
+    }
+    return Plan(**{**defaults, **changes})
+
+
+def run(out: Path, **changes):
+    return reproduce(plan(out, **changes), Quiet())
+
+
+def metrics(out: Path, **ignored):
+    """Everything that must not depend on interruptions."""
+    rows = json.loads((out / "summary.json").read_text())["rows"]
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    out = tmp_path_factory.mktemp("unbroken")
+    return out, run(out)
+
+
+def test_there_is_a_row_for_each_norm_and_seed(unbroken):
+    out, outcome = unbroken
+    rows = json.loads((out / "summary.json").read_text())["rows"]
+    assert rows == outcome.rows
+    assert {(row["norm"], row["seed"]) for row in rows} == {
+        (norm, seed) for norm in ("default", "seminorm") for seed in (0, 1)
+    }
+    for row in rows:
+        assert {
+            "experiment",
+            "norm",
+            "seed",
+            "backend",
+            "rtol",
+            "atol",
+            "parameters",
+            "metric",
+            "metric_name",
+            "forward_nfe",
+            "backward_nfe",
+            "accepted",
+            "rejected",
+            "seconds",
+        } <= set(row)
+
+
+def test_the_row_is_the_sum_of_what_the_solves_recorded(unbroken):
+    out, outcome = unbroken
+    for row in outcome.rows:
+        directory = RunDirectory(out / "runs" / f"{row['norm']}-seed{row['seed']}")
+        backward = [solve for solve in directory.solves() if solve.direction == "backward"]
+        forward = [solve for solve in directory.solves() if solve.direction == "forward"]
+        assert len(backward) == len(forward) == 3 * 2  # epochs × batches
+        assert row["backward_nfe"] == sum(solve.nfe for solve in backward)
+        assert row["forward_nfe"] == sum(solve.nfe for solve in forward)
+        assert row["accepted"] == sum(len(solve.step_times) for solve in backward)
+        assert row["rejected"] == sum(len(solve.rejected_times) for solve in backward)
+        assert {solve.norm for solve in backward} == {row["norm"]}
+
+
+def test_both_norms_start_from_the_same_model_and_data(unbroken):
+    out, _ = unbroken
+    first = [
+        RunDirectory(out / "runs" / f"{norm}-seed0").history()[0].loss
+        for norm in ("default", "seminorm")
+    ]
+    assert first[0] == pytest.approx(first[1], rel=1e-2)
+
+
+def test_seeds_differ(unbroken):
+    _, outcome = unbroken
+    losses = {row["seed"]: row["loss"] for row in outcome.rows if row["norm"] == "default"}
+    assert losses[0] != losses[1]
+
+
+def test_training_lowers_the_loss(unbroken):
+    out, _ = unbroken
+    history = RunDirectory(out / "runs" / "default-seed0").history()
+    assert history[-1].loss < history[0].loss
+
+
+def test_a_run_writes_down_what_it_ran_on(unbroken):
+    out, _ = unbroken
+    folder = out / "runs" / "default-seed0"
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["versions"]["torch"]
+    assert environment["torch_threads"] >= 1
+    config = json.loads((folder / "config.json").read_text())
+    assert config["settings"]["rtol"] == TINY.rtol
+    assert config["backend"] == "torch"
+
+
+def test_the_same_run_again_gives_the_same_metrics(unbroken, tmp_path):
+    run(tmp_path)
+    assert metrics(tmp_path) == metrics(unbroken[0])
+
+
+def test_a_finished_run_is_not_run_again(unbroken, tmp_path):
+    run(tmp_path)
+    progress = Quiet()
+    reproduce(plan(tmp_path, resume=True), progress)
+    assert {event[0] for event in progress.events} == {"end"}
+
+
+def test_more_seeds_can_be_added_to_a_finished_run(unbroken, tmp_path):
+    run(tmp_path, seeds=1)
+    run(tmp_path, seeds=2, resume=True)
+    assert metrics(tmp_path) == metrics(unbroken[0])
+
+
+def test_an_occupied_folder_is_not_touched_without_resume(tmp_path):
+    run(tmp_path, seeds=1, norms=("default",))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    with pytest.raises(ResumeError, match="add --resume"):
+        run(tmp_path, seeds=1, norms=("default",))
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+
+
+def test_a_run_is_not_continued_with_other_settings(tmp_path):
+    run(tmp_path, seeds=1, norms=("default",))
+    other = dataclasses.replace(TINY, rtol=1e-4, epochs=5)
+    with pytest.raises(ResumeError, match=r"epochs = 3 \(asked for: 5\).*rtol = 0.001"):
+        run(tmp_path, seeds=1, norms=("default",), preset=other, resume=True)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    run(tmp_path, seeds=1, norms=("default",))
+    folder = tmp_path / "runs" / "default-seed0"
+    (folder / "result.json").unlink()
+    (folder / "checkpoint.pt").write_bytes(b"rubbish")
+    with pytest.raises(ResumeError, match=r"checkpoint\.pt is damaged"):
+        run(tmp_path, seeds=1, norms=("default",), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"norms": ()}, "at least one norm"),
+        ({"norms": ("default", "default")}, "each only once"),
+        ({"norms": ("l2",)}, "'l2' is not one of"),
+        ({"seeds": 0}, "--seeds: 0"),
+        ({"threads": 0}, "--threads: 0"),
+        ({"out": Path(__file__)}, "is a file"),
+        ({"backend": "jax"}, "'jax'"),
+    ],
+)
+def test_plans_that_make_no_sense_are_refused(tmp_path, changes, message):
+    with pytest.raises(ArgumentError, match=message):
+        reproduce(plan(changes.pop("out", tmp_path / "out"), **changes), Quiet())
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_number_of_threads_is_put_back(tmp_path):
+    import torch
+
+    before = torch.get_num_threads()
+    run(tmp_path, seeds=1, norms=("default",), threads=before + 1)
+    assert torch.get_num_threads() == before
+
+
+def test_julia_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(BackendUnavailableError):
+        run(tmp_path / "out", backend="julia")
+    assert not (tmp_path / "out").exists()
+
+
+class PowerCutError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("survived", range(8))
+def test_a_run_that_dies_at_any_file_it_writes_ends_the_same(
+    unbroken, tmp_path, monkeypatch, survived
+):
+    """Dies instead of giving a file its name: 2 at the start, then 3 an epoch."""
+    written = 0
+    rename = Path.replace
+
+    def dying(self, target):
+        nonlocal written
+        if written == survived:
+            raise PowerCutError
+        written += 1
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", dying)
+    with pytest.raises(PowerCutError):
+        run(tmp_path, seeds=1, norms=("seminorm",))
+    monkeypatch.undo()
+    run(tmp_path, seeds=1, norms=("seminorm",), resume=True)
+    expected = [
+        row for row in metrics(unbroken[0]) if (row["norm"], row["seed"]) == ("seminorm", 0)
+    ]
+    assert metrics(tmp_path) == expected
+    assert len(RunDirectory(tmp_path / "runs" / "seminorm-seed0").history()) == 3
+    assert not list(tmp_path.rglob(".*"))
+
+
+SCRIPT = """
+import dataclasses, sys
+from pathlib import Path
+from pysemi.experiments import reproduce
+from tests.experiments.quiet import Quiet
+from tests.experiments.test_reproduce import plan
+from tests.experiments.toy import TINY
+preset = dataclasses.replace(TINY, pause=0.15)
+reproduce(plan(Path(sys.argv[1]), seeds=1, preset=preset, resume=True), Quiet())
+"""
+
+
+def test_a_run_killed_again_and_again_ends_with_the_same_metrics(unbroken, tmp_path):
+    random.seed(0)
+    arguments = [sys.executable, "-c", SCRIPT, str(tmp_path)]
+    root = Path(__file__).parents[2]
+    kills = 0
+    while kills < 3:
+        process = subprocess.Popen(arguments, cwd=root)
+        known = set(tmp_path.rglob("*"))
+        while process.poll() is None and set(tmp_path.rglob("*")) <= known:
+            time.sleep(0.02)  # until it has written something new
+        time.sleep(random.uniform(0, 0.4))
+        if process.poll() is not None:
+            break
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        kills += 1
+    assert kills >= 2, "the run ended before it could be killed twice"
+    subprocess.run(arguments, cwd=root, check=True, timeout=120)
+    expected = [row for row in metrics(unbroken[0]) if row["seed"] == 0]
+    assert metrics(tmp_path) == expected
