@@ -3,19 +3,27 @@
 >>> from pysemi import odeint_adjoint  # instead of torchdiffeq's
 
 The names below are the whole public interface; modules with other names may
-move. Importing pysemi starts nothing and looks for nothing.
+move. Importing pysemi starts nothing and looks for nothing: what a name needs
+is imported when it is first asked for, so that the command line answers at once
+and ``pysemi doctor`` can report a torch that does not import.
 """
 
-from pysemi import errors
-from pysemi.api import odeint, odeint_adjoint, odeint_event
-from pysemi.norms import StateNorm
-from pysemi.stats import Recording, SolveStats, record
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pysemi import errors, models, norms
+    from pysemi.api import odeint, odeint_adjoint, odeint_event
+    from pysemi.norms import StateNorm
+    from pysemi.stats import Recording, SolveStats, record
 
 __all__ = [
     "Recording",
     "SolveStats",
     "StateNorm",
     "errors",
+    "models",
+    "norms",
     "odeint",
     "odeint_adjoint",
     "odeint_event",
@@ -23,3 +31,28 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Recording": "pysemi.stats",
+    "SolveStats": "pysemi.stats",
+    "StateNorm": "pysemi.norms",
+    "odeint": "pysemi.api",
+    "odeint_adjoint": "pysemi.api",
+    "odeint_event": "pysemi.api",
+    "record": "pysemi.stats",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+    elif name in __all__:
+        value = import_module(f"pysemi.{name}")
+    else:
+        raise AttributeError(f"module 'pysemi' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pysemi
-from pysemi.methods import torchdiffeq_methods
+from pysemi.methods import MethodKind, torchdiffeq_kind, torchdiffeq_methods
 from tests.vector_fields import Decay, Flow, Spiral, times
 
 GRID = {"step_size": 0.05}
@@ -433,7 +433,7 @@ def test_a_tolerance_per_channel_also_holds_backward():
 @pytest.mark.parametrize("method", torchdiffeq_methods())
 def test_every_method_torchdiffeq_has_is_accepted(method):
     options = GRID if method not in ("scipy_solver",) else None
-    if pysemi.methods.torchdiffeq_kind(method) is pysemi.methods.MethodKind.ADAPTIVE:
+    if torchdiffeq_kind(method) is MethodKind.ADAPTIVE:
         options = None
     with torch.no_grad():
         y = pysemi.odeint(

@@ -29,17 +29,31 @@ def test_a_solve_on_torch_imports_no_julia():
     assert not {"juliacall", "diffeqpy"} & loaded
 
 
-def test_the_public_names_are_those_of_the_design():
+def test_the_command_line_answers_without_torch():
+    loaded = modules_after("from pysemi.cli import main; main(['--version'])")
+    assert "typer" in loaded
+    assert not {"torch", "juliapkg", "rich.console"} & loaded
+
+
+def test_every_public_name_is_there_and_is_the_one_of_its_module():
+    import pysemi
+    from pysemi import api, errors, models, norms, stats
+
+    assert pysemi.odeint is api.odeint
+    assert pysemi.odeint_adjoint is api.odeint_adjoint
+    assert pysemi.odeint_event is api.odeint_event
+    assert pysemi.record is stats.record
+    assert pysemi.StateNorm is norms.StateNorm
+    assert (pysemi.errors, pysemi.models, pysemi.norms) == (errors, models, norms)
+    for name in pysemi.__all__:
+        assert getattr(pysemi, name) is not None
+        assert name in dir(pysemi)
+
+
+def test_another_name_is_an_attribute_error():
+    import pytest
+
     import pysemi
 
-    assert set(pysemi.__all__) == {
-        "Recording",
-        "SolveStats",
-        "StateNorm",
-        "errors",
-        "odeint",
-        "odeint_adjoint",
-        "odeint_event",
-        "record",
-    }
-    assert all(hasattr(pysemi, name) for name in pysemi.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'odeint_dense'"):
+        pysemi.odeint_dense  # noqa: B018

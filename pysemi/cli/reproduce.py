@@ -189,15 +189,16 @@ class _LiveProgress:
         self._nfe = 0
 
     def __enter__(self) -> _LiveProgress:
-        self._bars.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bars.stop()
+        if self._bar is not None:
+            self._bars.stop()
 
     def run_started(self, config: RunConfig, batches: int, done: int) -> None:
         self._loss = self._metric = "–"
         self._nfe = 0
+        self._bars.start()
         self._bar = self._bars.add_task(
             f"{config.norm}, seed {config.seed}", total=batches, completed=done, state=""
         )
@@ -214,6 +215,7 @@ class _LiveProgress:
     def run_ended(self, config: RunConfig, result: Mapping[str, Any]) -> None:
         if self._bar is not None:
             self._bars.remove_task(self._bar)
+            self._bars.stop()
             self._bar = None
         self._bars.console.print(
             f"{config.norm}, seed {config.seed}: {result['metric_name']} {result['metric']:.3f}, "
