@@ -134,7 +134,7 @@ def paper_table(rows: Sequence[Mapping[str, Any]], paper: PaperComparison | None
         for norm in norms:
             theirs += [
                 _measured(row.metric.get(norm), metric_scale, 1),
-                _measured(row.backward_nfe.get(norm), 1e6, 2, "·10⁶"),
+                _measured(row.backward_nfe.get(norm), 1e6, 2, "M"),
             ]
         lines.append(tuple(theirs))
     title = f"RTOL {rtol:g}, ATOL {atol:g}: {_repeats(summaries)}"
@@ -166,7 +166,7 @@ def _metric_heading(name: str) -> tuple[str, float]:
 
 def _unit(largest: float) -> tuple[float, str]:
     exponent, suffix = max(
-        ((e, s) for e, s in ((6, "·10⁶"), (3, "·10³"), (0, "")) if largest >= 10**e or e == 0),
+        ((e, s) for e, s in ((6, "M"), (3, "k"), (0, "")) if largest >= 10**e or e == 0),
         key=lambda unit: unit[0],
     )
     return 10.0**exponent, suffix

@@ -49,7 +49,7 @@ def test_the_page_is_well_formed(report):
 def test_the_page_has_the_table_and_three_pictures(report):
     _, html = report
     assert "default\nBwd. NFE" in html
-    assert "8.67 ± 1.60·10⁶" in html
+    assert "8.67 ± 1.60M" in html
     pictures = re.findall(r"base64,([^\"]+)", html)
     assert len(pictures) == 3
     for picture in pictures:

@@ -1,0 +1,36 @@
+"""The examples run as they stand, and show what they say."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def output_of(name: str) -> str:
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / name], capture_output=True, text=True, timeout=250
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_spiral_is_learnt():
+    losses = [float(loss) for loss in re.findall(r"loss ([\d.]+)", output_of("spiral.py"))]
+    assert len(losses) == 6
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_the_neural_cde_takes_fewer_backward_evaluations_with_the_seminorm():
+    shown = output_of("neural_cde.py")
+    pattern = r"(default|seminorm): accuracy ([\d.]+), ([\d,]+) backward evaluations"
+    found = {norm: (float(a), int(n.replace(",", ""))) for norm, a, n in re.findall(pattern, shown)}
+    assert found["seminorm"][1] < 0.8 * found["default"][1]
+    assert found["seminorm"][0] > 0.9
+
+
+def test_every_example_is_tested():
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {"spiral.py", "neural_cde.py"}

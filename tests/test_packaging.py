@@ -1,0 +1,95 @@
+"""The wheel holds all that the package needs, and nothing of the checkout."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("dist")
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, ROOT],
+        check=True,
+        capture_output=True,
+        timeout=200,
+    )
+    (path,) = out.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def python(wheel, tmp_path_factory) -> Path:
+    """A new environment with the wheel, and this one's other packages."""
+    root = tmp_path_factory.mktemp("environment")
+    venv.create(root, with_pip=False)
+    python = root / "bin" / "python"
+    (site,) = (root / "lib").glob("python*/site-packages")
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index",
+         "--target", site, wheel],
+        check=True,
+        timeout=120,
+    )  # fmt: skip
+    # A path in a .pth file brings packages, but not the .pth files (editable installs) in it.
+    (site / "others.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    return python
+
+
+def test_the_wheel_holds_every_file_of_the_package(wheel):
+    held = set(zipfile.ZipFile(wheel).namelist())
+    files = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "pysemi").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert files <= held
+    assert all(name.startswith(("pysemi/", "pysemi-")) for name in held)
+
+
+def test_the_wheel_is_marked_as_typed_and_licensed(wheel):
+    held = zipfile.ZipFile(wheel).namelist()
+    assert "pysemi/py.typed" in held
+    assert any(name.endswith("licenses/LICENSE") for name in held)
+
+
+def test_the_installed_wheel_runs_an_experiment(python, tmp_path):
+    where = subprocess.run(
+        [python, "-c", "import pysemi; print(pysemi.__file__)"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        timeout=120,
+    ).stdout.strip()
+    assert Path(where).is_relative_to(python.parents[1])
+    settings = ("epochs=1", "train_limit=20", "test_limit=10", "width=4", "hidden_channels=4")
+    changes = [word for setting in settings for word in ("--set", setting)]
+    done = subprocess.run(
+        [python, "-m", "pysemi", "reproduce", "japanese-vowels", *changes, "--out", "out"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=250,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "out" / "summary.json").read_text("utf-8"))["rows"]
+    assert [row["norm"] for row in rows] == ["default", "seminorm"]
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_requirements_cap_no_version_of_torch():
+    text = (ROOT / "pyproject.toml").read_text("utf-8")
+    assert '"torch>=2.4"' in text
+    assert "torch<" not in text
+    assert "torch==2.13.0" in (ROOT / "constraints.txt").read_text("utf-8")
