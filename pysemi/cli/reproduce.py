@@ -174,15 +174,17 @@ class _LiveProgress:
             TimeRemainingColumn,
         )
 
+        # On stderr, so that what is piped away is the result alone.
+        console = Console(stderr=True, highlight=False)
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TextColumn("{task.fields[state]}"),
             TimeRemainingColumn(),
-            # On stderr, so that what is piped away is the result alone.
-            console=Console(stderr=True, highlight=False),
+            console=console,
             transient=True,
+            disable=not console.is_terminal,
         )
         self._bar: Any = None
         self._loss = self._metric = "–"
