@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from pysemi.backends.base import Backend, Gradients, Solution
+from pysemi.backends.landing import LandingGuard
 from pysemi.backends.monitor import SolveMonitor
 from pysemi.captured import uncovered_leaves
 from pysemi.errors import ArgumentError, SolveError, describe
@@ -138,7 +139,7 @@ class _Graph:
             torchdiffeq_kind(self.adjoint.settings.method),
             self.adjoint.settings,
             keep_times=keep_times,
-            time_sign=-1 if len(self.t) > 1 and self.t[0] > self.t[1] else 1,
+            time_sign=-1 if _decreases(self.t) else 1,
             adjoint=self.adjoint.name,
         )
 
@@ -163,10 +164,16 @@ class _WatchedField:
         self._layout = problem.layout
         self._params = () if adjoint is None else adjoint.params
         self._shape_is_checked = False
-        self._offer_callbacks("", problem.settings, problem.layout.unflatten)
+        forward_guard = LandingGuard(problem.settings.options, -1 if _decreases(problem.t) else 1)
+        self._offer_callbacks("", problem.settings, forward_guard, problem.layout.unflatten)
         if adjoint is not None:
             # torchdiffeq hands these the augmented state; it is passed on as it comes.
-            self._offer_callbacks("_adjoint", adjoint.settings, lambda augmented: augmented)
+            self._offer_callbacks(
+                "_adjoint",
+                adjoint.settings,
+                LandingGuard(adjoint.settings.options, -1),
+                lambda augmented: augmented,
+            )
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         self.monitor.evaluated(t)
@@ -195,7 +202,11 @@ class _WatchedField:
             self.monitor = before
 
     def _offer_callbacks(
-        self, suffix: str, settings: SolverSettings, as_user_sees: Callable[[Any], Any]
+        self,
+        suffix: str,
+        settings: SolverSettings,
+        guard: LandingGuard,
+        as_user_sees: Callable[[Any], Any],
     ) -> None:
         for event in ("step", "accept_step", "reject_step"):
             name = f"callback_{event}{suffix}"
@@ -204,18 +215,20 @@ class _WatchedField:
             # A callback the method never calls is offered only if the user has
             # one, so that torchdiffeq warns of exactly those.
             if ours or theirs is not None:
-                setattr(self, name, partial(self._callback, event, theirs, as_user_sees))
+                setattr(self, name, partial(self._callback, event, theirs, guard, as_user_sees))
 
     def _callback(
         self,
         event: str,
         theirs: Callable[[Tensor, Any, Tensor], Any] | None,
+        guard: LandingGuard,
         as_user_sees: Callable[[Any], Any],
         t: Tensor,
         y: Any,
         dt: Tensor,
     ) -> None:
         if event == "step":
+            guard(t, dt)
             self.monitor.attempted(t, dt)
         elif event == "accept_step":
             self.monitor.accepted(t, dt)
@@ -223,6 +236,10 @@ class _WatchedField:
             self.monitor.rejected(t)
         if theirs is not None:
             theirs(t, as_user_sees(y), dt)
+
+
+def _decreases(t: Tensor) -> bool:
+    return len(t) > 1 and bool(t[0] > t[1])
 
 
 _REPORTED: dict[MethodKind, tuple[str, ...]] = {

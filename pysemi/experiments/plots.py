@@ -68,7 +68,7 @@ def _histogram(
             label=f"{norm} ({len(values) / len(seeds):,.0f})",
         )
     axes.set(xlabel="t", ylabel=label, xlim=span)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(solves))
     return _png(figure)
 
 
