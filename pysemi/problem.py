@@ -356,8 +356,9 @@ def _adjoint_params(
                 f"adjoint_params[{index}]",
                 f"is on {param.device} and y0 on {problem.y0.device}; move them to one device",
             )
-    needed = tuple(param for param in params if param.requires_grad)
-    if warn and len(needed) != len(params):
+    # Named twice, a parameter would get its gradient twice.
+    needed = tuple({id(param): param for param in params if param.requires_grad}.values())
+    if warn and not all(param.requires_grad for param in params):
         warnings.warn(
             "an adjoint parameter does not require a gradient: it is left out of the backward "
             "solve, and so does not appear in the adjoint norm",

@@ -300,6 +300,13 @@ def test_a_named_intermediate_result_is_not_warned_of():
     assert raw.grad is not None
 
 
+def test_a_parameter_named_twice_gets_its_gradient_once():
+    func = Decay(0.7)
+    y = pysemi.odeint_adjoint(func, times(1.0), times(0, 1), adjoint_params=(func.rate, func.rate))
+    (gradient,) = torch.autograd.grad(y[-1].sum(), func.rate)
+    assert float(gradient) == pytest.approx(-torch.exp(torch.tensor(-0.7)).item(), rel=1e-6)
+
+
 def test_frozen_parameters_get_none_and_cost_no_channels():
     func = Spiral()
     func.net[0].weight.requires_grad_(False)

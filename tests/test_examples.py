@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -12,7 +13,11 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 def output_of(name: str) -> str:
     done = subprocess.run(
-        [sys.executable, EXAMPLES / name], capture_output=True, text=True, timeout=250
+        [sys.executable, EXAMPLES / name],
+        capture_output=True,
+        text=True,
+        timeout=250,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # for a busy machine's sake
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -113,6 +113,7 @@ def _reproduce(plan: Plan, backend: str, progress: Progress) -> Outcome:
         if directory.exists:
             directory.start(config, environment)
     task = plan.experiment.load(plan.preset)
+    task.model({})  # settings that make no model are refused before anything is written
     rows = []
     runs: dict[str, list[RunDirectory]] = {}
     for config, directory in pending:

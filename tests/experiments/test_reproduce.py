@@ -184,6 +184,12 @@ def test_plans_that_make_no_sense_are_refused(tmp_path, changes, message):
     assert not (tmp_path / "out").exists()
 
 
+def test_settings_that_make_no_model_leave_nothing_behind(tmp_path):
+    with pytest.raises(ArgumentError, match="'swish'"):
+        run(tmp_path / "out", preset=dataclasses.replace(TINY, activation="swish"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_number_of_threads_is_put_back(tmp_path):
     import torch
 
