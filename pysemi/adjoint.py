@@ -30,6 +30,11 @@ def solve_with_adjoint(
     DoubleBackwardError
         Later, where a gradient of that gradient is asked for.
     """
+    inputs = (problem.y0, problem.t, *adjoint.params)
+    if not (torch.is_grad_enabled() and any(x.requires_grad for x in inputs)):
+        # No graph will be wanted; under inference_mode none could be made.
+        with torch.no_grad():
+            return backend.solve(problem, recordings)
     outputs: tuple[Tensor, ...] = _AdjointSolve.apply(  # type: ignore[no-untyped-call]
         backend, problem, adjoint, recordings, problem.y0, problem.t, *adjoint.params
     )
@@ -54,8 +59,11 @@ class _AdjointSolve(torch.autograd.Function):
         ctx.solution = solution
         # Saved so that autograd notices a graph used twice or a tensor changed
         # in place between forward and backward, and says so in its own words.
-        ctx.save_for_backward(y0, t, *params, *solution.outputs)
-        return solution.outputs
+        outputs = tuple(output.detach() for output in solution.outputs)
+        ctx.save_for_backward(y0, t, *params, *outputs)
+        # Not the solution's own tensors: an output that its node refers to would be
+        # a cycle, and keep the graph alive until the garbage collector comes.
+        return outputs
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:

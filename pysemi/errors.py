@@ -15,6 +15,7 @@ __all__ = [
     "ConfigurationError",
     "DataError",
     "DoubleBackwardError",
+    "MissingExtraError",
     "NonFiniteStateError",
     "PysemiError",
     "ResumeError",
@@ -103,6 +104,10 @@ class BackendUnavailableError(PysemiError, RuntimeError):
 
 class ConfigurationError(PysemiError):
     """pysemi's own configuration is missing, unreadable or points nowhere."""
+
+
+class MissingExtraError(PysemiError):
+    """A package of one of pysemi's extras is needed and not installed."""
 
 
 class DataError(PysemiError):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -320,6 +322,25 @@ def test_without_gradients_the_solution_has_none():
     with torch.no_grad():
         y = pysemi.odeint_adjoint(Spiral(), y0().requires_grad_(), times(0, 1))
     assert not y.requires_grad
+
+
+def test_a_solve_in_inference_mode_is_only_a_solve():
+    with torch.inference_mode():
+        y = pysemi.odeint_adjoint(Spiral(), y0() * 1, times(0, 1))
+    assert torch.equal(y, torchdiffeq.odeint(Spiral(), y0(), times(0, 1)))
+
+
+def test_a_solution_is_freed_without_the_garbage_collector():
+    gc.collect()
+    gc.disable()
+    try:
+        y = pysemi.odeint_adjoint(Spiral(), y0(), times(0, 1))
+        y.sum().backward()
+        node = weakref.ref(y.grad_fn)
+        del y
+        assert node() is None
+    finally:
+        gc.enable()
 
 
 def test_a_graph_can_be_used_twice_when_retained_and_not_otherwise():

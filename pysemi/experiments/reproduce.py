@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ import torch
 
 from pysemi.atomic import write_json
 from pysemi.backends import choose_backend
-from pysemi.errors import ArgumentError, ResumeError
+from pysemi.errors import ArgumentError, MissingExtraError, ResumeError
 from pysemi.experiments.environment import describe_environment
 from pysemi.experiments.experiment import Experiment
 from pysemi.experiments.preset import Preset
@@ -21,6 +23,9 @@ from pysemi.experiments.run_directory import RunConfig, RunDirectory
 from pysemi.experiments.training import Progress, train
 
 __all__ = ["NORMS", "Outcome", "Plan", "reproduce"]
+
+NEEDED = ("torchcde", "matplotlib", "jinja2", "aeon", "librosa", "pooch")
+"""What the extra ``experiments`` brings."""
 
 NORMS = ("default", "seminorm", "rms")
 """Norms of the backward solve that a run can be trained with."""
@@ -90,6 +95,8 @@ def reproduce(plan: Plan, progress: Progress) -> Outcome:
     ResumeError
         If ``out`` holds runs and ``resume`` was not asked for, or holds runs of
         other settings.
+    MissingExtraError
+        If a package that the experiments need is not installed.
     BackendUnavailableError, DataError, SolveError
         From the backend, the data and the solves.
     """
@@ -114,6 +121,7 @@ def _reproduce(plan: Plan, backend: str, progress: Progress) -> Outcome:
             directory.start(config, environment)
     task = plan.experiment.load(plan.preset)
     task.model({})  # settings that make no model are refused before anything is written
+    _make_folder(plan.out)
     rows = []
     runs: dict[str, list[RunDirectory]] = {}
     for config, directory in pending:
@@ -133,7 +141,20 @@ def _reproduce(plan: Plan, backend: str, progress: Progress) -> Outcome:
     return Outcome(rows, summary, report)
 
 
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        raise ArgumentError("--out", f"{out} cannot be written to ({error.strerror})") from error
+
+
 def _check(plan: Plan) -> None:
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingExtraError(
+            f"experiments need {', '.join(missing)}; run pip install 'pysemi[experiments]'"
+        )
     if not plan.norms or len(set(plan.norms)) != len(plan.norms):
         raise ArgumentError("--norm", "give at least one norm, and each only once")
     for norm in plan.norms:

@@ -14,7 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from pysemi.errors import ArgumentError, BackendUnavailableError, ResumeError
+from pysemi.errors import (
+    ArgumentError,
+    BackendUnavailableError,
+    MissingExtraError,
+    ResumeError,
+)
 from pysemi.experiments import Plan, reproduce
 from pysemi.experiments.run_directory import RunDirectory
 from tests.experiments.quiet import Quiet
@@ -176,6 +181,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
         ({"threads": 0}, "--threads: 0"),
         ({"out": Path(__file__)}, "is a file"),
         ({"backend": "jax"}, "'jax'"),
+        ({"out": Path(__file__) / "below"}, "cannot be written to"),
     ],
 )
 def test_plans_that_make_no_sense_are_refused(tmp_path, changes, message):
@@ -188,6 +194,14 @@ def test_settings_that_make_no_model_leave_nothing_behind(tmp_path):
     with pytest.raises(ArgumentError, match="'swish'"):
         run(tmp_path / "out", preset=dataclasses.replace(TINY, activation="swish"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_package_of_the_extra_that_is_missing_is_named(tmp_path, monkeypatch):
+    from pysemi.experiments import reproduce as module
+
+    monkeypatch.setattr(sys.modules[module.__module__], "NEEDED", ("torchcde", "no_such_package"))
+    with pytest.raises(MissingExtraError, match=r"need no_such_package; run pip install 'pysemi\["):
+        run(tmp_path / "out")
 
 
 def test_the_number_of_threads_is_put_back(tmp_path):
