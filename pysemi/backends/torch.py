@@ -129,7 +129,9 @@ class _Graph:
     y0: Tensor
     t: Tensor
     outputs: tuple[Tensor, ...]
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    # Reentrant: while autograd waits inside one backward solve, its device thread
+    # may take up another of the same graph.
+    lock: threading.RLock = field(default_factory=threading.RLock)
 
     def backward_monitor(self, *, keep_times: bool) -> SolveMonitor:
         # torchdiffeq turns decreasing times around before it solves forward, and

@@ -146,6 +146,7 @@ def test_the_command_line_knows_the_norms_that_runs_know():
     assert NORMS == RUN_NORMS
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_cleanly_and_leaves_a_run_that_resumes(tmp_path):
     out = tmp_path / "out"
     arguments = ["reproduce", "japanese-vowels", "--norm", "seminorm", *TINY, "--out", str(out)]

@@ -262,6 +262,7 @@ reproduce(plan(Path(sys.argv[1]), seeds=1, preset=preset, resume=True), Quiet())
 """
 
 
+@pytest.mark.slow
 def test_a_run_killed_again_and_again_ends_with_the_same_metrics(unbroken, tmp_path):
     random.seed(0)
     arguments = [sys.executable, "-c", SCRIPT, str(tmp_path)]
