@@ -36,6 +36,7 @@ def write_report(
     rows: Sequence[Mapping[str, Any]],
     runs: Mapping[str, Sequence[RunDirectory]],
     environment: Mapping[str, Any],
+    split: str,
     command: str,
 ) -> Path:
     """Write ``report.html`` and its pictures (``figures/*.png``) into ``out``.
@@ -48,6 +49,8 @@ def write_report(
         By norm, one finished run per seed.
     environment : mapping
         As in a run's ``environment.json``.
+    split : str
+        How training and test set were separated.
     command : str
         The arguments that make the same runs again.
 
@@ -71,7 +74,7 @@ def write_report(
         tables=[paper_table(rows, experiment.paper), step_table(rows)],
         figures=pictures,
         command=command,
-        facts=_facts(rows, environment),
+        facts=[("split", split), *_facts(rows, environment)],
     )
     write_text(out / "report.html", html)
     return out / "report.html"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from pysemi.experiments.experiment import Experiment
 from pysemi.experiments.preset import Preset
 from pysemi.experiments.report import write_report
 from pysemi.experiments.run_directory import RunConfig, RunDirectory
+from pysemi.experiments.task import Task
 from pysemi.experiments.training import Progress, train
 
 __all__ = ["NORMS", "Outcome", "Plan", "reproduce"]
@@ -134,9 +134,9 @@ def _reproduce(plan: Plan, backend: str, progress: Progress) -> Outcome:
         rows.append(result)
         runs.setdefault(config.norm, []).append(directory)
     summary = plan.out / "summary.json"
-    write_json(summary, _summary(plan, rows, environment))
+    write_json(summary, _summary(plan, task, rows, environment))
     report = write_report(
-        plan.out, plan.experiment, rows, runs, describe_environment(), plan.command
+        plan.out, plan.experiment, rows, runs, describe_environment(), task.split, plan.command
     )
     return Outcome(rows, summary, report)
 
@@ -190,16 +190,16 @@ def _configurations(plan: Plan, backend: str) -> list[RunConfig]:
 
 
 def _summary(
-    plan: Plan, rows: Sequence[Mapping[str, Any]], environment: Mapping[str, Any]
+    plan: Plan,
+    task: Task,
+    rows: Sequence[Mapping[str, Any]],
+    environment: Mapping[str, Any],
 ) -> dict[str, Any]:
-    return json.loads(  # type: ignore[no-any-return]
-        json.dumps(
-            {
-                "experiment": plan.experiment.name,
-                "preset": plan.preset_name,
-                "settings": plan.preset.settings(),
-                "environment": environment,
-                "rows": rows,
-            }
-        )
-    )
+    return {
+        "experiment": plan.experiment.name,
+        "preset": plan.preset_name,
+        "settings": plan.preset.settings(),
+        "split": task.split,
+        "environment": environment,
+        "rows": rows,
+    }

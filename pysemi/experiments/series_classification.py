@@ -51,6 +51,7 @@ class SeriesClassification(Task):
             series.normalised().limited(preset.train_limit, preset.test_limit).with_time()
         )
         self._preset = preset
+        self.split = series.split
         self.batches_per_epoch = -(-len(self._series.train_x) // preset.batch_size)
 
     def model(self, solver: Mapping[str, Any]) -> NeuralCDE:

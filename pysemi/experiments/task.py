@@ -23,10 +23,13 @@ class Task(ABC):
     metric_name : str
         What :meth:`evaluate` returns, as tables name it.
     batches_per_epoch : int
+    split : str
+        How training and test set were separated, in words.
     """
 
     metric_name: ClassVar[str]
     batches_per_epoch: int
+    split: str
 
     @abstractmethod
     def model(self, solver: Mapping[str, Any]) -> nn.Module:

@@ -60,6 +60,10 @@ def test_the_page_has_the_table_and_three_pictures(report):
         assert height > 200
 
 
+def test_the_page_says_how_the_data_was_split(report):
+    assert "<dt>split</dt><dd>by hand</dd>" in report[1]
+
+
 def test_pictures_also_lie_beside_the_page(report):
     out, _ = report
     names = {path.name for path in (out / "figures").iterdir()}
