@@ -145,7 +145,7 @@ def step_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """The breakdown of the paper's Table 4: accepted and rejected backward steps."""
     return Table(
         "Backward steps and time over all of training",
-        ("norm", "accepted", "rejected", "proportion rejected", "Fwd. NFE", "seconds"),
+        ("norm", "accepted", "rejected", "proportion\nrejected", "Fwd. NFE", "seconds"),
         tuple(
             (
                 summary.norm,
