@@ -17,7 +17,9 @@ from pysemi import config
 from pysemi.config import JuliaConfig, config_dir, forget_julia, read_julia, write_julia
 from pysemi.errors import ConfigurationError
 
-JULIA = JuliaConfig(Path("/opt/julia/bin/julia"), Path("/opt/project"), Path("/opt/depot"))
+JULIA = JuliaConfig(
+    Path("/usr/local/julia/bin/julia"), Path("/usr/local/project"), Path("/usr/local/depot")
+)
 
 
 @pytest.fixture
@@ -61,7 +63,7 @@ def test_keys_of_a_later_pysemi_are_kept(folder):
     written = json.loads((folder / "config.json").read_text())
     assert written["theme"] == {"a": [1]}
     assert written["julia"]["threads"] == 4
-    assert written["julia"]["executable"] == "/opt/julia/bin/julia"
+    assert written["julia"]["executable"] == "/usr/local/julia/bin/julia"
     assert forget_julia()
     assert json.loads((folder / "config.json").read_text()) == {"theme": {"a": [1]}}
 
@@ -187,7 +189,7 @@ def test_the_file_may_be_a_link_into_another_folder(folder, tmp_path):
     (folder / "config.json").symlink_to(target)
     write_julia(JULIA)
     assert (folder / "config.json").is_symlink()
-    assert json.loads(target.read_text())["julia"]["project"] == "/opt/project"
+    assert json.loads(target.read_text())["julia"]["project"] == "/usr/local/project"
 
 
 def test_a_loop_of_links_is_an_error(folder):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from pysemi.experiments.data.japanese_vowels import load_japanese_vowels
 from pysemi.experiments.experiment import Experiment, register
-from pysemi.experiments.paper import TABLE_1, PaperComparison
+from pysemi.experiments.paper import SPEECH_COMMANDS
 from pysemi.experiments.series_classification import CDEPreset, SeriesClassification
 
 __all__ = ["JAPANESE_VOWELS"]
@@ -31,13 +31,7 @@ JAPANESE_VOWELS = register(
         "(270 to train on, 370 to test on); a small stand-in for the paper's Speech Commands.",
         presets={
             "quick": QUICK,
-            "smooth": replace(
-                QUICK,
-                about="quick with SiLU in place of ReLU, at a hundredth of its tolerances",
-                activation="silu",
-                rtol=1e-5,
-                atol=1e-8,
-            ),
+            "smooth": QUICK.smooth(),
             "full": replace(
                 QUICK,
                 about="100 epochs with the vector field of the paper's Speech Commands model",
@@ -49,6 +43,6 @@ JAPANESE_VOWELS = register(
             ),
         },
         load=lambda preset: SeriesClassification(load_japanese_vowels(), preset),
-        paper=PaperComparison("Table 1", "Speech Commands (5 repeats)", TABLE_1),
+        paper=SPEECH_COMMANDS,
     )
 )

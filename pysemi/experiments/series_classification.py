@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from pysemi.experiments.task import Batch, Task
 from pysemi.models import NeuralCDE
 
 __all__ = ["CDEPreset", "SeriesClassification"]
+
+_CDEPreset = TypeVar("_CDEPreset", bound="CDEPreset")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,16 @@ class CDEPreset(Preset):
     width: int
     depth: int
     activation: str = "relu"
+
+    def smooth(self: _CDEPreset) -> _CDEPreset:
+        """The same with SiLU in place of ReLU, whose kinks limit the steps at tight tolerances."""
+        return replace(
+            self,
+            about="quick with SiLU in place of ReLU, at a hundredth of its tolerances",
+            activation="silu",
+            rtol=self.rtol / 100,
+            atol=self.atol / 100,
+        )
 
 
 class SeriesClassification(Task):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from pysemi.experiments.data.spoken_digits import Cepstra, load_spoken_digits
 from pysemi.experiments.experiment import Experiment, register
-from pysemi.experiments.paper import TABLE_1, PaperComparison
+from pysemi.experiments.paper import SPEECH_COMMANDS
 from pysemi.experiments.series_classification import CDEPreset, SeriesClassification
 from pysemi.experiments.task import Task
 
@@ -53,13 +53,7 @@ SPOKEN_DIGITS = register(
         "a stand-in for the paper's Speech Commands that runs on two cores.",
         presets={
             "quick": QUICK,
-            "smooth": replace(
-                QUICK,
-                about="quick with SiLU in place of ReLU, at a hundredth of its tolerances",
-                activation="silu",
-                rtol=1e-5,
-                atol=1e-8,
-            ),
+            "smooth": QUICK.smooth(),
             "full": replace(
                 QUICK,
                 about="40 epochs with the vector field of the paper's Speech Commands model, at "
@@ -74,6 +68,6 @@ SPOKEN_DIGITS = register(
             ),
         },
         load=_load,
-        paper=PaperComparison("Table 1", "Speech Commands (5 repeats)", TABLE_1),
+        paper=SPEECH_COMMANDS,
     )
 )
