@@ -121,8 +121,8 @@ def record() -> Iterator[Recording]:
     that were open around its *forward* solve, whichever thread autograd runs it
     on, as long as they are still open. Blocks that have ended see nothing more.
 
-    Outside any block no times are kept, and counting costs a few integer
-    additions a step.
+    Outside any block no times are kept; steps are still counted, for the step
+    budget and for error messages.
 
     Yields
     ------

@@ -225,7 +225,7 @@ def test_an_infinite_cotangent_is_the_callers_affair():
 def test_a_fixed_grid_that_overflows_says_by_when():
     with pytest.raises(NonFiniteStateError) as caught:
         solve(lambda t, y: 1e300 * y**3, t=times(0, 1, 2), method="euler", adjoint_params=())
-    assert caught.value.t == 1.0 or caught.value.t == 2.0
+    assert caught.value.t == 2.0  # at 1 it is 1e300, whose cube is not
 
 
 def test_scipy_giving_up_is_not_taken_for_a_solution():
@@ -273,9 +273,3 @@ def test_errors_of_the_vector_field_come_out_as_they_are():
     with pytest.raises(AssertionError, match="mine too") as caught:
         solve(asserting, adjoint_params=())
     assert not isinstance(caught.value, SolveError)
-
-
-def test_a_times_tensor_elsewhere_is_moved_with_torchdiffeqs_warning():
-    # The one device here is the CPU, so the other way round: y0 decides.
-    out = solve(t=torch.tensor([0.0, 1.0]))
-    assert out.device == ONE.device

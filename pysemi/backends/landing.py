@@ -39,14 +39,21 @@ class LandingGuard:
 
     def __init__(self, options: Mapping[str, Any], direction: int) -> None:
         given = [options.get(name) for name in ("jump_t", "step_t")]
-        points = [torch.as_tensor(times).flatten() for times in given if times is not None]
-        self._points = torch.cat([p.double() for p in points]) if points else None
+        points = [
+            torch.as_tensor(times, dtype=torch.float64).detach().flatten()
+            for times in given
+            if times is not None
+        ]
+        self._points = torch.cat(points) if points else None
         self._direction = direction
 
     def __call__(self, t: Tensor, dt: Tensor) -> None:
         """Lengthen ``dt`` in place if the step from ``t`` would end on a point."""
         if self._points is None:
             return
-        missing = self._direction * (self._points - t.detach()) - dt.detach()
-        if ((missing >= 0) & (missing <= NEARLY * dt.detach())).any():
-            dt.detach().mul_(LONGER)
+        # Where the state is on a GPU the points may have been given on the CPU.
+        self._points = self._points.to(t.device)
+        step = dt.detach()
+        missing = self._direction * (self._points - t.detach()) - step
+        if ((missing >= 0) & (missing <= NEARLY * step)).any():
+            step.mul_(LONGER)

@@ -188,6 +188,7 @@ class _LiveProgress:
         )
         self._bar: Any = None
         self._loss = self._metric = "–"
+        self._metric_name = ""
         self._nfe = 0
 
     def __enter__(self) -> _LiveProgress:
@@ -197,7 +198,8 @@ class _LiveProgress:
         if self._bar is not None:
             self._bars.stop()
 
-    def run_started(self, config: RunConfig, batches: int, done: int) -> None:
+    def run_started(self, config: RunConfig, metric_name: str, batches: int, done: int) -> None:
+        self._metric_name = metric_name
         self._loss = self._metric = "–"
         self._nfe = 0
         self._bars.start()
@@ -227,4 +229,4 @@ class _LiveProgress:
         )
 
     def _state(self) -> str:
-        return f"loss {self._loss}  metric {self._metric}  bwd. NFE {self._nfe:,}"
+        return f"loss {self._loss}  {self._metric_name} {self._metric}  bwd. NFE {self._nfe:,}"

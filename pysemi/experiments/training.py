@@ -18,7 +18,7 @@ __all__ = ["Progress", "train"]
 class Progress(Protocol):
     """Is told how a run gets on."""
 
-    def run_started(self, config: RunConfig, batches: int, done: int) -> None:
+    def run_started(self, config: RunConfig, metric_name: str, batches: int, done: int) -> None:
         """A run of so many batches begins, of which some were done earlier."""
 
     def batch_ended(self, loss: float, backward_nfe: int) -> None:
@@ -71,7 +71,9 @@ def train(
         torch.set_rng_state(checkpoint.random_state)
         history = list(checkpoint.history)
     batches = task.batches_per_epoch
-    progress.run_started(config, settings["epochs"] * batches, len(history) * batches)
+    progress.run_started(
+        config, task.metric_name, settings["epochs"] * batches, len(history) * batches
+    )
     for epoch in range(len(history) + 1, settings["epochs"] + 1):
         losses, solves, seconds = _train_epoch(task, model, optimizer, config.seed, epoch, progress)
         with torch.no_grad():

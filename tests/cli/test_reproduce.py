@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -77,6 +78,18 @@ def test_a_run_is_not_resumed_with_other_settings(tiny_run):
     assert done.returncode == 1
     assert "epochs = 1 (asked for: 12)" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_terminal_shows_loss_accuracy_and_nfe_as_they_come(tmp_path):
+    done = pysemi(
+        "reproduce", "japanese-vowels", "--norm", "seminorm", *TINY, "--set", "epochs=9",
+        "--out", tmp_path / "out",
+        env={**os.environ, "TTY_COMPATIBLE": "1", "COLUMNS": "150"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert re.search(
+        r"seminorm, seed 0.*[1-8]/9.*loss \d+\.\d+  accuracy 0\.\d+  bwd\. NFE [1-9]", done.stderr
+    )
 
 
 def test_list_names_every_experiment_and_preset(capsys):

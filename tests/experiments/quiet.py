@@ -7,7 +7,7 @@ class Quiet:
     def __init__(self) -> None:
         self.events: list[tuple] = []
 
-    def run_started(self, config, batches, done):
+    def run_started(self, config, metric_name, batches, done):
         self.events.append(("start", config.label, batches, done))
 
     def batch_ended(self, loss, backward_nfe):
