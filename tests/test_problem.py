@@ -155,6 +155,22 @@ def test_a_solve_may_take_so_many_steps_and_no_more(direction):
     assert "max_num_steps" in str(error)
 
 
+@pytest.mark.parametrize("method", ["dopri5", "scipy_solver"])
+@pytest.mark.parametrize("t", [times(0, 2), times(2, 0)], ids=["increasing", "decreasing"])
+def test_a_backward_failure_names_the_users_time(method, t):
+    out = solve(
+        Spiral(),
+        torch.ones(2, dtype=torch.float64),
+        t,
+        adjoint_method=method,
+        adjoint_options={"max_num_steps": 2},
+    )
+    with pytest.raises(StepBudgetError) as caught:
+        out[-1].sum().backward()
+    assert 0 <= caught.value.t <= 2
+    assert abs(caught.value.t - float(t[-1])) < abs(caught.value.t - float(t[0]))
+
+
 def test_the_step_budget_covers_all_intervals_together():
     steps = sum(s.accepted + s.rejected for s in _forward(times(0, 1, 2, 3)))
     with pytest.raises(StepBudgetError):

@@ -109,7 +109,7 @@ class SolveMonitor:
 
     def attempted(self, t: Tensor, dt: Tensor) -> None:
         """Note that a step from ``t`` is about to be tried; may refuse to."""
-        self._spend(t, dt)
+        self._spend(self._time_sign * t, dt)
         if self._kind is MethodKind.FIXED:
             self.accepted(t, dt)
 
@@ -196,7 +196,7 @@ class SolveMonitor:
         return kind(
             message,
             direction=self.direction,
-            t=None if t is None else self._time_sign * float(t.detach()),
+            t=None if t is None else float(t.detach()),
             dt=None if dt is None else float(dt.detach()),
             error_norm=None if self.error_norm is None else float(self.error_norm),
         )
