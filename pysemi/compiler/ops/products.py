@@ -1,0 +1,59 @@
+"""Matrix products. Transposes are views, and reach the kernel as such."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pysemi.compiler.builder import Builder
+from pysemi.compiler.graph import Operand, View
+from pysemi.compiler.ops.registry import aten, operator
+
+__all__: list[str] = []
+
+
+def _product(builder: Builder, meta: Any, a: Operand, b: Operand) -> View:
+    """(..., m, k) times (..., k, n), with at most one leading dimension."""
+    first, second = (builder.array(x) for x in (a, b))
+    if first.shape[-1] == 1:  # an outer product is pointwise, and fuses as such
+        result = builder.pointwise("$1 * $2", first, second, dtype=meta.dtype)
+        return builder.array(result)
+    return builder.node("matmul", meta.shape, meta.dtype, (first, second))
+
+
+@operator(aten.mm.default, aten.bmm.default)
+def _mm(builder: Builder, meta: Any, a: Operand, b: Operand) -> Operand:
+    return _product(builder, meta, a, b)
+
+
+@operator(aten.addmm.default, aten.baddbmm.default)
+def _addmm(
+    builder: Builder, meta: Any, c: Operand, a: Operand, b: Operand, beta: Any = 1, alpha: Any = 1
+) -> Operand:
+    # The addition stays a pointwise node, so that a bias fuses with what follows it.
+    product: Operand = _product(builder, meta, a, b)
+    if alpha != 1:
+        product = builder.pointwise("$1 * $2", product, alpha, dtype=meta.dtype)
+    if beta != 1:
+        c = builder.pointwise("$1 * $2", c, beta, dtype=meta.dtype)
+    return builder.pointwise("$1 + $2", product, c, dtype=meta.dtype)
+
+
+@operator(aten.mv.default)
+def _mv(builder: Builder, meta: Any, a: Operand, x: Operand) -> Operand:
+    vector = builder.array(x)
+    column = vector.like(vector.as_meta().unsqueeze(1))
+    product = _column_product(builder, meta, builder.array(a), column)
+    return product.like(product.as_meta().squeeze(1))
+
+
+def _column_product(builder: Builder, meta: Any, a: View, column: View) -> View:
+    return builder.node("matmul", (a.shape[0], 1), meta.dtype, (a, column))
+
+
+@operator(aten.dot.default, aten.vdot.default)
+def _dot(builder: Builder, meta: Any, x: Operand, y: Operand) -> Operand:
+    first, second = (builder.array(v) for v in (x, y))
+    row = first.like(first.as_meta().unsqueeze(0))
+    column = second.like(second.as_meta().unsqueeze(1))
+    product = _column_product(builder, meta, row, column)
+    return product.like(product.as_meta().squeeze(1).squeeze(0))

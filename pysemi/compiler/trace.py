@@ -1,0 +1,253 @@
+"""Records a vector field and its vector-Jacobian products as one ATen graph.
+
+PyTorch's own autograd engine runs under ``make_fx``: what is recorded is what
+torch would do, modules that call ``autograd.grad`` inside included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx import traceback as fx_traceback
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode
+
+from pysemi.compiler.ops import OPERATORS
+from pysemi.compiler.untranslatable import Untranslatable
+
+__all__ = ["FlatField", "Traced", "evaluate_joint", "trace_field", "trace_joint"]
+
+FlatField = Callable[[Tensor, Tensor], Tensor]
+"""(t of shape (), y) -> dy/dt, both of one shape: a vector field whose state is one tensor."""
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A function as torch recorded it, free of in-place operations.
+
+    Attributes
+    ----------
+    module : fx.GraphModule
+    tensors : dict of str to Tensor
+        Attribute of ``module`` -> tensor that the function read without being given it.
+    """
+
+    module: fx.GraphModule
+    tensors: dict[str, Tensor]
+
+
+def evaluate_joint(
+    field: FlatField, t: Tensor, y: Tensor, cotangent: Tensor, params: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    r"""Return :math:`f`, :math:`\lambda^T \partial f/\partial y` and each
+    :math:`\lambda^T \partial f/\partial\theta_i`, None where f does not depend on it."""
+    y = y.detach().requires_grad_()
+    with torch.enable_grad():
+        dy = field(t.detach(), y)
+    if not dy.requires_grad:
+        return (dy.detach(), *[None] * (1 + len(params)))  # type: ignore[return-value]
+    products = torch.autograd.grad(dy, (y, *params), cotangent, allow_unused=True)
+    return (dy.detach(), *products)
+
+
+def trace_joint(
+    field: FlatField, t: Tensor, y: Tensor, cotangent: Tensor, params: Sequence[Tensor]
+) -> Traced:
+    """Record :func:`evaluate_joint`; the results come in its order.
+
+    Raises
+    ------
+    Untranslatable
+        If the field looks at tensor values, draws random numbers, changes tensors
+        from outside, or cannot be recorded for another reason.
+    """
+    return _trace(
+        lambda t, y, cotangent: evaluate_joint(field, t, y, cotangent, params), (t, y, cotangent)
+    )
+
+
+def trace_field(field: FlatField, t: Tensor, y: Tensor) -> Traced:
+    """Record the field alone, without gradients; raises as :func:`trace_joint`."""
+
+    def run(t: Tensor, y: Tensor) -> tuple[Tensor]:
+        with torch.no_grad():
+            return (field(t.detach(), y.detach()).detach(),)
+
+    return _trace(run, (t, y))
+
+
+def _trace(function: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Traced:
+    # Fresh copies: a field that changes its argument in place must not change the user's.
+    inputs = tuple(x.detach().clone() for x in inputs)
+    try:
+        with _module_paths(), _ScalarIndexing(), fx_traceback.preserve_node_meta():
+            traced = make_fx(function, _decompositions(), tracing_mode="real")(*inputs)
+            _refuse_random(traced)
+            if any(map(_mutates, traced.graph.nodes)):
+                run = fx.Interpreter(traced).run
+                traced = make_fx(torch.func.functionalize(run), _decompositions())(*inputs)
+    except Untranslatable:
+        raise
+    except Exception as error:
+        raise Untranslatable(_reason(error)) from error
+    traced.graph.eliminate_dead_code()
+    for node in traced.graph.nodes:
+        if _mutates(node):
+            raise Untranslatable(f"{node.target}, which changes a tensor of the vector field's own")
+    return Traced(traced, _captured(traced))
+
+
+def _captured(traced: fx.GraphModule) -> dict[str, Tensor]:
+    tensors = {}
+    for node in traced.graph.nodes:
+        if node.op != "get_attr" or all(_makes_literal(user) for user in node.users):
+            continue
+        tensors[node.target] = getattr(traced, node.target)
+    return tensors
+
+
+def _makes_literal(user: fx.Node) -> bool:
+    # torch.tensor(...) written in the forward: new at each call, and the same.
+    return user.target in (
+        torch.ops.aten.lift_fresh_copy.default,
+        torch.ops.aten.lift_fresh.default,
+    )
+
+
+@cache
+def _decompositions() -> dict[Any, Any]:
+    """All that torch can take apart, less what the compiler has an entry for."""
+    from torch._decomp import core_aten_decompositions, decomposition_table
+
+    table = {**decomposition_table, **core_aten_decompositions()}
+    return {
+        overload: function
+        for overload, function in table.items()
+        if overload not in OPERATORS and "aten::" in str(getattr(overload, "name", str)())
+    }
+
+
+def _mutates(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return bool(schema is not None and schema.is_mutable)
+
+
+def _refuse_random(traced: fx.GraphModule) -> None:
+    for node in traced.graph.nodes:
+        tags = getattr(node.target, "tags", ())
+        if torch.Tag.nondeterministic_seeded in tags:
+            raise Untranslatable(f"{node.target}, which draws random numbers")
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if "get value out of a tracing tensor" in str(error) or "data-dependent" in str(error):
+        return "Python code that looks at a tensor's value" + _user_line(error)
+    return f"{type(error).__name__}: {text}{_user_line(error)}"
+
+
+def _user_line(error: BaseException) -> str:
+    """The last line of the user's own code that ``error`` passed through."""
+    import traceback
+
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not any(part in frame.filename for part in ("/torch/", "/pysemi/compiler/", "<"))
+    ]
+    if not frames:
+        return ""
+    last = frames[-1]
+    return f" ({last.filename}:{last.lineno}: {last.line})"
+
+
+@contextmanager
+def _module_paths() -> Iterator[None]:
+    """Mark each recorded operator with the module whose forward is running."""
+    stack: list[tuple[str, str]] = []
+
+    def enter(module: nn.Module, _inputs: Any) -> None:
+        stack.append((f"{type(module).__name__}", type(module).__qualname__))
+        fx_traceback.current_meta["nn_module_stack"] = {str(len(stack)): stack[-1]}
+
+    def leave(_module: nn.Module, _inputs: Any, _output: Any) -> None:
+        stack.pop()
+        here = {str(len(stack)): stack[-1]} if stack else {}
+        fx_traceback.current_meta["nn_module_stack"] = here
+
+    handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        fx_traceback.current_meta.pop("nn_module_stack", None)
+
+
+class _ScalarIndexing(TorchFunctionMode):
+    """Turns ``x[..., i, :]``, i an integer tensor of shape (), into ``index_select``.
+
+    Torch would ask for the number in i, and the trace would be of that number.
+    torchcde's interpolations index so with the interval that t lies in.
+    """
+
+    def __torch_function__(
+        self, func: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is torch.Tensor.__getitem__:
+            x, index = args
+            parts = index if isinstance(index, tuple) else (index,)
+            if any(map(_is_scalar_index, parts)) and all(map(_is_basic, parts)):
+                return _select(x, parts)
+        return func(*args, **(kwargs or {}))
+
+
+def _is_scalar_index(part: Any) -> bool:
+    return (
+        isinstance(part, Tensor)
+        and part.ndim == 0
+        and part.dtype in (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
+    )
+
+
+def _is_basic(part: Any) -> bool:
+    return (
+        part is None
+        or part is Ellipsis
+        or isinstance(part, (int, slice))
+        and not isinstance(part, bool)
+        or _is_scalar_index(part)
+    )
+
+
+def _select(x: Tensor, parts: tuple[Any, ...]) -> Tensor:
+    used = sum(part is not None and part is not Ellipsis for part in parts)
+    plain: list[Any] = []
+    places: list[tuple[int, Tensor]] = []  # dimension of the plain result, index into it
+    dim = 0
+    for part in parts:
+        if _is_scalar_index(part):
+            places.append((dim, part))
+            plain.append(slice(None))
+            dim += 1
+            continue
+        plain.append(part)
+        if part is Ellipsis:
+            dim += x.ndim - used
+        elif not isinstance(part, int):
+            dim += 1
+    x = x[tuple(plain)]
+    for dim, index in reversed(places):
+        index = index.to(torch.int64)
+        index = torch.where(index < 0, index + x.shape[dim], index)
+        x = x.index_select(dim, index.reshape(1)).squeeze(dim)
+    return x
+
+

@@ -1,0 +1,112 @@
+"""From the graph that torch traced to the compiler's own."""
+
+from __future__ import annotations
+
+import operator as python_operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils._pytree import tree_flatten, tree_map
+
+from pysemi.compiler.builder import Builder
+from pysemi.compiler.graph import Graph, Literal, View
+from pysemi.compiler.ops import OPERATORS
+from pysemi.compiler.ops.indexing import constant_value
+from pysemi.compiler.untranslatable import Untranslatable
+
+__all__ = ["translate"]
+
+
+def translate(
+    traced: fx.GraphModule, inputs: Sequence[str], outputs: Sequence[str], captured: Mapping[str, str]
+) -> Graph:
+    """Describe a functional ATen graph to a builder.
+
+    Parameters
+    ----------
+    traced : fx.GraphModule
+        Its placeholders become the inputs named by ``inputs``, in order.
+    outputs : sequence of str
+        Names of its results; one that is None (no gradient) is left out.
+    captured : mapping
+        Attribute of ``traced`` -> name of the input that it becomes. Attributes that
+        are not in it are constants.
+
+    Raises
+    ------
+    Untranslatable
+        Naming the operator.
+    """
+    builder = Builder()
+    values: dict[fx.Node, Any] = {}
+    names = iter(inputs)
+    for node in traced.graph.nodes:
+        builder.origin = _origin(node)
+        if node.op == "placeholder":
+            values[node] = _input(builder, next(names), node.meta["val"])
+        elif node.op == "get_attr":
+            tensor = getattr(traced, node.target)
+            name = captured.get(node.target)
+            if name is None:
+                values[node] = builder.constant(tensor)
+            else:
+                values[node] = _input(builder, name, tensor)
+        elif node.op == "call_function":
+            values[node] = _call(builder, node, values)
+        elif node.op == "output":
+            for name, result in zip(outputs, node.args[0], strict=True):
+                if result is not None:
+                    builder.output(name, values[result])
+    return builder.graph
+
+
+def _input(builder: Builder, name: str, like: Tensor) -> View:
+    return builder.input(name, like.shape, like.dtype)
+
+
+def _call(builder: Builder, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+    if node.target is python_operator.getitem:
+        return args[0][args[1]]
+    entry = OPERATORS.get(node.target)
+    folded = _fold(builder, node, args, kwargs)
+    if folded is not None:
+        return folded
+    if entry is None:
+        raise Untranslatable(_named(node))
+    return entry(builder, node.meta.get("val"), *args, **kwargs)
+
+
+def _fold(builder: Builder, node: fx.Node, args: Any, kwargs: Any) -> Any:
+    """Run the operator now if its result can never change."""
+    operands = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, (View, Literal))]
+    if not all(isinstance(x, Literal) or x.source.kind == "constant" for x in operands):
+        return None
+    if torch.Tag.nondeterministic_seeded in node.target.tags:  # type: ignore[union-attr]
+        return None
+    args, kwargs = tree_map(_as_tensor, (args, kwargs))
+    result = node.target(*args, **{**kwargs, **_on_cpu(kwargs)})  # type: ignore[operator]
+    return tree_map(lambda x: builder.constant(x) if isinstance(x, Tensor) else x, result)
+
+
+def _on_cpu(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    return {"device": torch.device("cpu")} if "device" in kwargs else {}
+
+
+def _as_tensor(x: Any) -> Any:
+    return constant_value(x) if isinstance(x, (View, Literal)) else x
+
+
+def _origin(node: fx.Node) -> str:
+    stack = node.meta.get("nn_module_stack")
+    return list(stack.values())[-1][0] if stack else ""
+
+
+def _named(node: fx.Node) -> str:
+    trace = node.meta.get("stack_trace")
+    where = f" ({trace.strip().splitlines()[-1].strip()})" if trace else ""
+    return f"{node.target}{where}"
+
+

@@ -1,0 +1,141 @@
+"""Runs a tape's text on torch tensors: what Julia does with it, in a page of Python.
+
+It reads the text and nothing else, so a tape that leaves something out fails here too.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import torch
+from torch import Tensor
+
+DTYPES = {
+    "Float32": torch.float32,
+    "Float64": torch.float64,
+    "Int64": torch.int64,
+    "Int32": torch.int32,
+    "Bool": torch.bool,
+}
+VIEW = re.compile(r"%(\d+)\[([\d,]*)(?:\|([\d,]*)\|(\d+))?\]")
+
+SCALARS: dict[str, Any] = {
+    **{name: getattr(torch, name) for name in ("tanh", "exp", "log", "sin", "cos", "sqrt", "abs")},
+    **{name: getattr(torch, name) for name in ("sigmoid", "expm1", "log1p", "sign", "erf", "floor")},
+    **{name: getattr(torch, name) for name in ("maximum", "minimum", "isnan", "exp2", "tan", "sinh")},
+    **{name: getattr(torch, name) for name in ("isinf", "cosh", "atan", "asin", "acos", "erfc")},
+    "ifelse": torch.where,
+    "inv": torch.reciprocal,
+    "power": torch.pow,
+    "both": torch.logical_and,
+    "either": torch.logical_or,
+    "negation": torch.logical_not,
+    "modulo": torch.remainder,
+    "wrap": lambda i, n: torch.where(i < 0, i + n, i),
+    "trunc": lambda kind, x: x.to(kind.dtype),
+    "Inf": math.inf,
+    "NaN": math.nan,
+}
+
+
+class Kind:
+    """A Julia type: converts tensors and numbers when it is called."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+
+    def __call__(self, x: Any) -> Tensor:
+        return torch.as_tensor(x).to(self.dtype)
+
+
+SCALARS |= {name: Kind(dtype) for name, dtype in DTYPES.items()}
+
+
+class TapeMachine:
+    """The memory of a tape, and its programs."""
+
+    def __init__(self, text: str) -> None:
+        self.memory: dict[int, Tensor] = {}
+        self.roles: dict[str, list[Tensor]] = {}
+        self.programs: dict[str, list[str]] = {}
+        work: list[tuple[int, torch.dtype, int, int]] = []
+        program: list[str] = []
+        for line in text.splitlines():
+            words = line.split()
+            if words[0] == "program":
+                program = self.programs.setdefault(words[1], [])
+            elif words[0] != "buffer":
+                program.append(line)
+            elif words[2] == "work":
+                work.append((int(words[1]), DTYPES[words[3]], int(words[4]), int(words[6])))
+            else:
+                memory = torch.zeros(int(words[4]), dtype=DTYPES[words[3]])
+                self.memory[int(words[1])] = memory
+                self.roles.setdefault(words[2], []).append(memory)
+        self.work_bytes = max((at + size * kind.itemsize for _, kind, size, at in work), default=0)
+        shared = torch.full((self.work_bytes + 8,), 0x7F, dtype=torch.uint8)
+        for number, kind, size, at in work:
+            self.memory[number] = shared[at : at + size * kind.itemsize].view(kind)
+
+    def run(self, program: str) -> None:
+        """Run the instructions of one program."""
+        for line in self.programs[program]:
+            text, _, expression = line.partition(" :: ")
+            out, _, call = text.partition(" = ")
+            kernel, *words = call.split()
+            views = [self._view(word) for word in words if word.startswith("%")]
+            rest = [word for word in words if not word.startswith("%")]
+            getattr(self, f"_{kernel}")(self._view(out), views, rest, expression)
+
+    def _view(self, text: str) -> Tensor:
+        match = VIEW.fullmatch(text)
+        assert match, text
+        memory = self.memory[int(match[1])]
+        shape = [int(n) for n in match[2].split(",") if n]
+        if match[3] is None:
+            assert math.prod(shape) == len(memory)
+            return memory.view(shape)
+        strides = [int(n) for n in match[3].split(",") if n]
+        return memory.as_strided(shape, strides, memory.storage_offset() + int(match[4]))
+
+    def _pointwise(self, out: Tensor, views: list[Tensor], _words: Any, expression: str) -> None:
+        names: dict[str, Any] = {f"x{i}": view for i, view in enumerate(views, start=1)}
+        *named, last = expression.split("; ")
+        for statement in named:
+            name, _, text = statement.partition(" = ")
+            names[name] = eval(text, {"__builtins__": {}, **SCALARS}, names)
+        value = eval(last, {"__builtins__": {}, **SCALARS}, names)
+        # Written only after everything was read, and of the type that the buffer has.
+        assert value.dtype == out.dtype, (expression, value.dtype, out.dtype)
+        out.copy_(value.clone())
+
+    def _matmul(self, out: Tensor, views: list[Tensor], _words: Any, _none: str) -> None:
+        out.copy_(views[0] @ views[1])
+
+    def _reduce(self, out: Tensor, views: list[Tensor], words: list[str], _none: str) -> None:
+        over = [d for d, (n, s) in enumerate(zip(out.shape, out.stride(), strict=True)) if s == 0 and n > 1]
+        function = {"sum": torch.sum, "max": torch.amax, "min": torch.amin}[words[0]]
+        result = function(views[0], dim=over, keepdim=True)
+        out.as_strided(result.shape, out.stride(), out.storage_offset()).copy_(result)
+
+    def _window(self, out: Tensor, views: list[Tensor], words: list[str], _none: str) -> None:
+        source, where = views
+        step, count = map(int, words)
+        index = int(where)
+        assert 0 <= index < count
+        offset = source.storage_offset() + index * step
+        out.copy_(source.as_strided(source.shape, source.stride(), offset).reshape(out.shape))
+
+    def _take(self, out: Tensor, views: list[Tensor], _words: Any, _none: str) -> None:
+        source, where = views
+        out.copy_(source.reshape(-1)[where.reshape(-1)].view(out.shape))
+
+    def _put(self, out: Tensor, views: list[Tensor], words: list[str], _none: str) -> None:
+        where, values = views
+        out.view(-1).index_put_((where.reshape(-1),), values.reshape(-1), words == ["add"])
+
+    def _searchsorted(self, out: Tensor, views: list[Tensor], words: list[str], _none: str) -> None:
+        values, edges = views
+        out.copy_(torch.bucketize(values, edges, right=words == ["right"]))
