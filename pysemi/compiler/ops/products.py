@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from pysemi.compiler.builder import Builder
-from pysemi.compiler.graph import Operand, View
+from pysemi.compiler.graph import Literal, Operand, View
+from pysemi.compiler.ops.reductions import reduced
 from pysemi.compiler.ops.registry import aten, operator
 
 __all__: list[str] = []
@@ -13,11 +14,29 @@ __all__: list[str] = []
 
 def _product(builder: Builder, meta: Any, a: Operand, b: Operand) -> View:
     """(..., m, k) times (..., k, n), with at most one leading dimension."""
-    first, second = (builder.array(x) for x in (a, b))
+    for uniform, other, dim in ((a, b, -2), (b, a, -1)):
+        if isinstance(uniform, Literal):  # all rows (or columns) are the other's sum
+            total = reduced(builder, "sum", other, (dim,), keepdim=True, dtype=meta.dtype)
+            scaled = builder.pointwise("$1 * $2", total, uniform.value, dtype=meta.dtype)
+            return builder.array(scaled).expand(tuple(meta.shape))
+    first, second = (_for_blas(builder, x) for x in (a, b))
     if first.shape[-1] == 1:  # an outer product is pointwise, and fuses as such
         result = builder.pointwise("$1 * $2", first, second, dtype=meta.dtype)
         return builder.array(result)
     return builder.node("matmul", meta.shape, meta.dtype, (first, second))
+
+
+def _for_blas(builder: Builder, x: Operand) -> View:
+    """``x``, copied if BLAS could not read it: one of its last two strides has to be 1."""
+    view = builder.array(x)
+    (rows, down), (cols, across) = zip(view.shape[-2:], view.stride[-2:], strict=True)
+    by_rows = across == 1 or cols == 1
+    by_cols = down == 1 or rows == 1
+    if by_rows and (rows == 1 or down >= cols):
+        return view
+    if by_cols and (cols == 1 or across >= rows):
+        return view
+    return builder.copy(view)
 
 
 @operator(aten.mm.default, aten.bmm.default)
@@ -42,7 +61,7 @@ def _addmm(
 def _mv(builder: Builder, meta: Any, a: Operand, x: Operand) -> Operand:
     vector = builder.array(x)
     column = vector.like(vector.as_meta().unsqueeze(1))
-    product = _column_product(builder, meta, builder.array(a), column)
+    product = _column_product(builder, meta, _for_blas(builder, a), column)
     return product.like(product.as_meta().squeeze(1))
 
 

@@ -12,45 +12,52 @@ from pysemi.compiler.builder import Builder
 from pysemi.compiler.graph import Operand, View
 from pysemi.compiler.ops.registry import aten, operator
 
-__all__: list[str] = []
+__all__ = ["reduced"]
 
 
-def _reduce(
-    builder: Builder, name: str, x: Operand, dims: Sequence[int] | None, keepdim: bool, dtype: Any
+def reduced(
+    builder: Builder,
+    name: str,
+    x: Operand,
+    dims: Sequence[int] | None,
+    *,
+    keepdim: bool,
+    dtype: Any,
 ) -> Operand:
+    """``x`` reduced over ``dims`` (all, if none are given) by "sum", "max" or "min"."""
     view = builder.array(builder.convert(x, dtype))
     rank = len(view.shape)
     over = sorted({d % rank for d in dims} if dims else set(range(rank)))
     over = [d for d in over if view.shape[d] != 1]
     kept = tuple(1 if d in over else size for d, size in enumerate(view.shape))
-    reduced: View = view
+    result: View = view
     if over:
-        reduced = builder.node("reduce", kept, dtype, (view,), (name, tuple(over)))
+        result = builder.node("reduce", kept, dtype, (view,), (name, tuple(over)))
     if keepdim:
-        return reduced
+        return result
     gone = {d % rank for d in dims} if dims else set(range(rank))
     shape = tuple(size for d, size in enumerate(kept) if d not in gone)
-    meta = reduced.as_meta()
-    return reduced.like(meta.squeeze(tuple(gone)) if gone else meta.view(shape))
+    meta = result.as_meta()
+    return result.like(meta.squeeze(tuple(gone)) if gone else meta.view(shape))
 
 
 @operator(aten.sum.dim_IntList)
 def _sum(
     builder: Builder, meta: Any, x: Operand, dims: Any = None, keepdim: bool = False, dtype: Any = None
 ) -> Operand:
-    return _reduce(builder, "sum", x, dims, keepdim, meta.dtype)
+    return reduced(builder, "sum", x, dims, keepdim=keepdim, dtype=meta.dtype)
 
 
 @operator(aten.sum.default)
 def _sum_all(builder: Builder, meta: Any, x: Operand, dtype: Any = None) -> Operand:
-    return _reduce(builder, "sum", x, None, False, meta.dtype)
+    return reduced(builder, "sum", x, None, keepdim=False, dtype=meta.dtype)
 
 
 @operator(aten.mean.dim)
 def _mean(
     builder: Builder, meta: Any, x: Operand, dims: Any = None, keepdim: bool = False, dtype: Any = None
 ) -> Operand:
-    total = _reduce(builder, "sum", x, dims, keepdim, meta.dtype)
+    total = reduced(builder, "sum", x, dims, keepdim=keepdim, dtype=meta.dtype)
     count = prod(x.shape) // max(prod(meta.shape), 1)
     return builder.pointwise("$1 / $2", total, count, dtype=meta.dtype)
 
@@ -62,19 +69,19 @@ def _mean_all(builder: Builder, meta: Any, x: Operand, dtype: Any = None) -> Ope
 
 @operator(aten.amax.default)
 def _amax(builder: Builder, meta: Any, x: Operand, dims: Any = (), keepdim: bool = False) -> Operand:
-    return _reduce(builder, "max", x, dims, keepdim, meta.dtype)
+    return reduced(builder, "max", x, dims, keepdim=keepdim, dtype=meta.dtype)
 
 
 @operator(aten.amin.default)
 def _amin(builder: Builder, meta: Any, x: Operand, dims: Any = (), keepdim: bool = False) -> Operand:
-    return _reduce(builder, "min", x, dims, keepdim, meta.dtype)
+    return reduced(builder, "min", x, dims, keepdim=keepdim, dtype=meta.dtype)
 
 
 @operator(aten.any.default)
 def _any_all(builder: Builder, meta: Any, x: Operand) -> Operand:
-    return _reduce(builder, "max", builder.convert(x, torch.bool), None, False, meta.dtype)
+    return reduced(builder, "max", builder.convert(x, torch.bool), None, keepdim=False, dtype=meta.dtype)
 
 
 @operator(aten.any.dim)
 def _any(builder: Builder, meta: Any, x: Operand, dim: int, keepdim: bool = False) -> Operand:
-    return _reduce(builder, "max", builder.convert(x, torch.bool), (dim,), keepdim, meta.dtype)
+    return reduced(builder, "max", builder.convert(x, torch.bool), (dim,), keepdim=keepdim, dtype=meta.dtype)

@@ -1,0 +1,22 @@
+"""
+Solves neural differential equations that pysemi describes, forward and backward.
+
+A vector field comes as a tape of kernels (`tape.jl`) or as a function of Python's; the
+solvers and the adjoints are OrdinaryDiffEq's and SciMLSensitivity's; Python calls through
+the C functions of `border.jl`.
+"""
+module PySemi
+
+using LinearAlgebra
+using LinearAlgebra: BLAS
+
+include("scalars.jl")
+include("windows.jl")
+include("kernels/pointwise.jl")
+include("kernels/products.jl")
+include("kernels/reductions.jl")
+include("kernels/indexing.jl")
+include("memory.jl")
+include("tape.jl")
+
+end # module

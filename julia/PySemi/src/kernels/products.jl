@@ -1,0 +1,124 @@
+# Matrix products: BLAS where they are large enough to be worth the call.
+
+using LinearAlgebra: BLAS
+
+"Products with fewer multiplications than this are done by loops: the call costs more."
+const SMALL_PRODUCT = 400
+
+"""
+    Product{T}
+
+`C = A B` for row-major C (m, n), A (m, k), B (k, n), `batch` times. `ta` says that A lies
+transposed; `lda` is the distance of its rows (or columns).
+"""
+struct Product{T} <: Function
+    m::Int
+    n::Int
+    k::Int
+    a::Ptr{T}
+    ta::Bool
+    lda::Int
+    b::Ptr{T}
+    tb::Bool
+    ldb::Int
+    c::Ptr{T}
+    ldc::Int
+    batch::Int
+    steps::NTuple{3, Int}
+end
+
+function (p::Product{T})() where {T}
+    for i in 0:(p.batch - 1)
+        a, b, c = element(p.a, i * p.steps[1]), element(p.b, i * p.steps[2]), element(p.c, i * p.steps[3])
+        if p.m * p.n * p.k <= SMALL_PRODUCT
+            small_product!(p, a, b, c)
+        elseif p.n == 1
+            # B's one column: rows apart by ldb, or next to each other if transposed.
+            gemv!(!p.ta, p.m, p.k, a, p.lda, b, p.tb ? 1 : p.ldb, c, p.ldc)
+        elseif p.m == 1
+            gemv!(p.tb, p.n, p.k, b, p.ldb, a, p.ta ? p.lda : 1, c, 1)
+        else
+            gemm!(p, a, b, c)
+        end
+    end
+    return nothing
+end
+
+@inline function small_product!(p::Product{T}, a, b, c) where {T}
+    ai, ak = p.ta ? (1, p.lda) : (p.lda, 1)
+    bk, bj = p.tb ? (1, p.ldb) : (p.ldb, 1)
+    for i in 0:(p.m - 1), j in 0:(p.n - 1)
+        sum = zero(T)
+        for l in 0:(p.k - 1)
+            sum = muladd(unsafe_load(a, i * ai + l * ak + 1), unsafe_load(b, l * bk + j * bj + 1), sum)
+        end
+        unsafe_store!(c, sum, i * p.ldc + j + 1)
+    end
+    return nothing
+end
+
+const BlasInt = LinearAlgebra.BlasInt
+
+for (T, gemm, gemv) in ((Float64, :dgemm_, :dgemv_), (Float32, :sgemm_, :sgemv_))
+    # BLAS is column-major: of row-major memory it sees the transposes, C' = B' A'.
+    @eval function gemm!(p::Product{$T}, a::Ptr{$T}, b::Ptr{$T}, c::Ptr{$T})
+        ccall(
+            (BLAS.@blasfunc($gemm), BLAS.libblastrampoline), Cvoid,
+            (
+                Ref{UInt8}, Ref{UInt8}, Ref{BlasInt}, Ref{BlasInt}, Ref{BlasInt}, Ref{$T},
+                Ptr{$T}, Ref{BlasInt}, Ptr{$T}, Ref{BlasInt}, Ref{$T}, Ptr{$T}, Ref{BlasInt},
+                Clong, Clong,
+            ),
+            p.tb ? 'T' : 'N', p.ta ? 'T' : 'N', p.n, p.m, p.k, one($T),
+            b, p.ldb, a, p.lda, zero($T), c, p.ldc, 1, 1
+        )
+        return nothing
+    end
+    # y = M x for a row-major M (rows, cols) if `plain`, else for one that lies transposed.
+    @eval function gemv!(
+            plain::Bool, rows::Int, cols::Int, matrix::Ptr{$T}, ld::Int,
+            x::Ptr{$T}, incx::Int, y::Ptr{$T}, incy::Int
+        )
+        m, n = plain ? (cols, rows) : (rows, cols)
+        ccall(
+            (BLAS.@blasfunc($gemv), BLAS.libblastrampoline), Cvoid,
+            (
+                Ref{UInt8}, Ref{BlasInt}, Ref{BlasInt}, Ref{$T}, Ptr{$T}, Ref{BlasInt},
+                Ptr{$T}, Ref{BlasInt}, Ref{$T}, Ptr{$T}, Ref{BlasInt}, Clong,
+            ),
+            plain ? 'T' : 'N', m, n, one($T), matrix, ld, x, incx, zero($T), y, incy, 1
+        )
+        return nothing
+    end
+end
+
+"(transposed, distance of rows) of a window's last two dimensions, as BLAS wants a matrix."
+function matrix_layout(w::Window)
+    rows, cols = w.shape[end - 1], w.shape[end]
+    down, across = w.strides[end - 1], w.strides[end]
+    if across == 1 || cols == 1
+        rows == 1 && return (false, cols)
+        down >= cols && return (false, down)
+    end
+    if down == 1 || rows == 1
+        cols == 1 && return (true, rows)
+        across >= rows && return (true, across)
+    end
+    throw(ArgumentError("no BLAS layout for shape $(w.shape) with strides $(w.strides)"))
+end
+
+function Product(::Type{T}, pointer, out::Window, first::Window, second::Window) where {T}
+    m, k = first.shape[end - 1], first.shape[end]
+    n = second.shape[end]
+    batched = length(out.shape) == 3
+    ta, lda = matrix_layout(first)
+    tb, ldb = matrix_layout(second)
+    tc, ldc = matrix_layout(out)
+    tc && m > 1 && n > 1 && throw(ArgumentError("a product's result cannot lie transposed"))
+    ldc = m == 1 ? n : n == 1 ? max(out.strides[end - 1], 1) : ldc
+    steps = batched ? (first.strides[1], second.strides[1], out.strides[1]) : (0, 0, 0)
+    return Product{T}(
+        m, n, k, pointer(first), ta, lda, pointer(second), tb, ldb, pointer(out), ldc,
+        batched ? out.shape[1] : 1, steps
+    )
+end

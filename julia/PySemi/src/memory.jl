@@ -1,0 +1,26 @@
+# The memory of a vector field that both languages see, and what runs on it.
+
+using FunctionWrappers: FunctionWrapper
+
+"One call without arguments: a kernel, or a whole program. Of one type whatever it does, so
+that what calls it is compiled once."
+const Thunk = FunctionWrapper{Nothing, Tuple{}}
+
+"""
+    Memory{T, V}
+
+Inputs (time, state, cotangent λ, packed parameters θ) and results (f, λᵀ∂f/∂y, λᵀ∂f/∂θ) of
+a vector field. Python writes θ and reads nothing while a program runs.
+"""
+struct Memory{T, V <: AbstractVector{T}}
+    t::V
+    y::V
+    cotangent::V
+    params::V
+    dy::V
+    y_bar::V
+    params_bar::V
+end
+
+"How much a program computes; each level includes those below it."
+@enum Level NOTHING = 0 FIELD = 1 PULLBACK = 2 JOINT = 3
