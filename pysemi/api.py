@@ -89,8 +89,7 @@ def odeint(
     problem = pose(
         func, y0, t, rtol=rtol, atol=atol, method=method, options=options, event_fn=event_fn
     )
-    chosen = choose_backend(backend)
-    chosen.check(problem, None, bridge)
+    chosen = choose_backend(backend, problem, None, bridge)
     return _as_user_sees(problem, chosen.solve(problem, open_recordings()))
 
 
@@ -172,8 +171,7 @@ def odeint_adjoint(
         adjoint_params=adjoint_params,
         adjoint=adjoint,
     )
-    chosen = choose_backend(backend)
-    chosen.check(problem, backward, bridge)
+    chosen = choose_backend(backend, problem, backward, bridge)
     return _as_user_sees(problem, solve_with_adjoint(chosen, problem, backward, open_recordings()))
 
 

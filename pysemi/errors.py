@@ -12,6 +12,8 @@ from typing import Any
 __all__ = [
     "ArgumentError",
     "BackendUnavailableError",
+    "BridgeWarning",
+    "CompileError",
     "ConfigurationError",
     "DataError",
     "DoubleBackwardError",
@@ -100,6 +102,14 @@ class DoubleBackwardError(PysemiError, RuntimeError):
 
 class BackendUnavailableError(PysemiError, RuntimeError):
     """The backend asked for cannot run here, or cannot do what was asked of it."""
+
+
+class CompileError(PysemiError):
+    """A vector field that ``bridge="compiled"`` was asked for cannot be compiled."""
+
+
+class BridgeWarning(UserWarning):
+    """A vector field cannot be compiled, and is evaluated by calling back into Python."""
 
 
 class ConfigurationError(PysemiError):

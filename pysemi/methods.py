@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from enum import Enum
 
-__all__ = ["DEFAULT_METHOD", "MethodKind", "torchdiffeq_kind", "torchdiffeq_methods"]
+from pysemi.errors import ArgumentError, describe
+
+__all__ = [
+    "DEFAULT_METHOD",
+    "JULIA_ALGORITHMS",
+    "MethodKind",
+    "julia_algorithm",
+    "torchdiffeq_kind",
+    "torchdiffeq_methods",
+]
 
 DEFAULT_METHOD = "dopri5"
 """Dormand-Prince 5(4), torchdiffeq's default and the solver of every experiment in the paper."""
@@ -41,3 +50,41 @@ def torchdiffeq_kind(method: str) -> MethodKind:
     if "callback_accept_step" in called:
         return MethodKind.ADAPTIVE
     return MethodKind.FIXED if "callback_step" in called else MethodKind.OPAQUE
+
+
+JULIA_ALGORITHMS = {
+    "dopri5": "DP5",
+    "bosh3": "BS3",
+    "dopri8": "DP8",
+    "adaptive_heun": "Heun",
+    "tsit5": "Tsit5",
+}
+"""torchdiffeq's name -> OrdinaryDiffEq's, of the same method."""
+
+
+def julia_algorithm(method: object) -> str:
+    """OrdinaryDiffEq's name of a method.
+
+    Parameters
+    ----------
+    method : str
+        A name of torchdiffeq's, or OrdinaryDiffEq's own ("Tsit5", "Vern7"), which is
+        looked up when the solve starts.
+
+    Raises
+    ------
+    ArgumentError
+        If it is a method of torchdiffeq that OrdinaryDiffEq has not, or no name.
+    """
+    if not isinstance(method, str):
+        raise ArgumentError("method", f"{describe(method)} is no name of a method")
+    if method in JULIA_ALGORITHMS:
+        return JULIA_ALGORITHMS[method]
+    if method in torchdiffeq_methods() or not method.isidentifier():
+        names = ", ".join(map(repr, JULIA_ALGORITHMS))
+        raise ArgumentError(
+            "method",
+            f"{method!r} is not available with backend='julia'; give one of {names}, or a name "
+            "of OrdinaryDiffEq's such as 'Tsit5' or 'Vern7'",
+        )
+    return method

@@ -7,10 +7,13 @@ arguments (``pysemi.problem`` does) or autograd (``pysemi.adjoint`` does).
 from __future__ import annotations
 
 import logging
+import warnings
 from functools import cache
 
 from pysemi.backends.base import Backend, Gradients, Solution
-from pysemi.errors import ArgumentError, BackendUnavailableError, describe
+from pysemi.errors import ArgumentError, BackendUnavailableError, ConfigurationError, describe
+from pysemi.problem import Adjoint, Problem
+from pysemi.runtime.location import find_julia
 
 __all__ = ["BACKENDS", "Backend", "Gradients", "Solution", "choose_backend", "explain_auto"]
 
@@ -20,43 +23,81 @@ BACKENDS = ("auto", "torch", "julia")
 _log = logging.getLogger("pysemi")
 
 
-def choose_backend(name: str) -> Backend:
-    """Return the backend that the argument ``backend=name`` stands for.
+def choose_backend(
+    name: str, problem: Problem, adjoint: Adjoint | None, bridge: str
+) -> Backend:
+    """Return the backend that the argument ``backend=name`` stands for, for one problem.
+
+    "auto" is Julia if there is one and it can do what is asked, else torch; the reason
+    for torch is logged once.
 
     Raises
     ------
     ArgumentError
-        If there is no such backend.
+        If there is no such backend, or it cannot solve the problem.
     BackendUnavailableError
         If it cannot run here.
     """
-    if name == "auto":
-        name = _announced_auto()
-    if name == "torch":
-        from pysemi.backends.torch import TorchBackend
-
-        return TorchBackend()
-    if name == "julia":
-        raise BackendUnavailableError(_no_julia())
-    raise ArgumentError(
-        "backend", f"{describe(name)} is not one of {', '.join(map(repr, BACKENDS))}"
-    )
+    if name not in BACKENDS:
+        raise ArgumentError(
+            "backend", f"{describe(name)} is not one of {', '.join(map(repr, BACKENDS))}"
+        )
+    chosen = _automatic(problem, adjoint, bridge) if name == "auto" else _named(name, bridge)
+    chosen.check(problem, adjoint, bridge)
+    return chosen
 
 
 def explain_auto() -> tuple[str, str]:
     """Return the backend that ``backend="auto"`` means now, and the reason."""
-    return "torch", _no_julia()
+    try:
+        found = find_julia()
+    except ConfigurationError as error:
+        return "torch", f"Julia's configuration cannot be read: {error}"
+    if found is None:
+        return "torch", (
+            "there is no Julia; `pysemi julia install` installs one, `pysemi julia use EXE "
+            "--project DIR` names one that is there"
+        )
+    return "julia", f"{found.julia.executable} is {found.origin}"
 
 
-def _no_julia() -> str:
-    return (
-        "this version of pysemi has no Julia solver yet (it records a Julia with `pysemi julia "
-        "use EXE --project DIR`, and checks it with `pysemi doctor`); use backend='torch'"
-    )
+def _named(name: str, bridge: str) -> Backend:
+    if name == "torch":
+        from pysemi.backends.torch import TorchBackend
+
+        return TorchBackend()
+    from pysemi.backends.julia import JuliaBackend
+
+    return JuliaBackend(bridge)
+
+
+def _automatic(problem: Problem, adjoint: Adjoint | None, bridge: str) -> Backend:
+    name, reason = explain_auto()
+    if name == "torch":
+        _announce("torch", reason)
+        return _named("torch", bridge)
+    julia = _named("julia", bridge)
+    try:
+        julia.check(problem, adjoint, bridge)
+    except ArgumentError as error:
+        if bridge != "auto":
+            raise  # a bridge was asked for, and so Julia
+        _announce("torch", f"on Julia, {error}")
+        return _named("torch", bridge)
+    try:
+        julia.start()
+    except BackendUnavailableError as error:
+        _warn_unusable(str(error))
+        return _named("torch", bridge)
+    _announce("julia", reason)
+    return julia
 
 
 @cache
-def _announced_auto() -> str:
-    name, reason = explain_auto()
+def _announce(name: str, reason: str) -> None:
     _log.info("backend 'auto' is %r: %s", name, reason)
-    return name
+
+
+@cache
+def _warn_unusable(reason: str) -> None:
+    warnings.warn(f"backend 'auto' is 'torch', since {reason}", stacklevel=5)

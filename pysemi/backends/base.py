@@ -64,6 +64,9 @@ class Backend(ABC):
     def check(self, problem: Problem, adjoint: Adjoint | None, bridge: str) -> None:
         """Refuse, with an :class:`ArgumentError`, what this backend cannot solve."""
 
+    def start(self) -> None:
+        """Make ready what the first solve would wait for; raises if that cannot be had."""
+
     @abstractmethod
     def solve(self, problem: Problem, recordings: Sequence[Recording]) -> Solution:
         """Solve forward; the solution carries the gradient of the discrete solution."""

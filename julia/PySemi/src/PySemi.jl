@@ -7,8 +7,8 @@ the C functions of `border.jl`.
 """
 module PySemi
 
-using LinearAlgebra
-using LinearAlgebra: BLAS
+using LinearAlgebra: LinearAlgebra, BLAS
+using SciMLBase: SciMLBase
 
 include("scalars.jl")
 include("windows.jl")
@@ -18,5 +18,13 @@ include("kernels/reductions.jl")
 include("kernels/indexing.jl")
 include("memory.jl")
 include("tape.jl")
+include("statistics.jl")
+include("norms.jl")
+include("field.jl")
+include("control.jl")
+include("solve.jl")
+include("torchdiffeq.jl")
+include("border.jl")
+include("precompile.jl")
 
 end # module

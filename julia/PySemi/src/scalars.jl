@@ -148,10 +148,23 @@ statements `v1 = ...` separated by `; `, the last one the result. Equal programs
 function, so that a kernel is compiled once per process.
 """
 function compile(program::AbstractString, inputs::Integer)
-    return get!(COMPILED, "$inputs: $program") do
-        args = join(("x$i" for i in 1:inputs), ", ")
-        Core.eval(Scalars, Meta.parse("@inline function ($args); $program; end"))
-    end
+    return Base.get!(() -> Core.eval(Scalars, parsed(program, inputs)), COMPILED, "$inputs: $program")
+end
+
+function parsed(program, inputs)
+    args = join(("x$i" for i in 1:inputs), ", ")
+    return Meta.parse("@inline function ($args); $program; end")
+end
+
+# The programs of the commonest layers, compiled with the package.
+for (inputs, program) in (
+        (1, "x1"), (1, "-x1"), (2, "x1 + x2"), (2, "x1 - x2"), (2, "x1 * x2"),
+        (2, "v1 = x1 + x2; tanh(v1)"), (2, "v1 = x1 + x2; sigmoid(v1)"),
+        ((2, "v1 = x1 + x2; maximum(v1, $T(0.0))") for T in ("Float32", "Float64"))...,
+        ((2, "v1 = x2 * x2; v2 = $T(1.0) - v1; x1 * v2") for T in ("Float32", "Float64"))...,
+        ((2, "v1 = x1 <= $T(0.0); ifelse(v1, $T(0.0), x2)") for T in ("Float32", "Float64"))...,
+    )
+    COMPILED["$inputs: $program"] = @eval $(parsed(program, inputs))
 end
 
 end # module

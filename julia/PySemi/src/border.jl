@@ -1,0 +1,316 @@
+# What Python calls: C functions, found by address, that take numbers and pointers only.
+#
+# Python waits in them without its lock, so nothing here touches a Python object: Python's
+# functions come as C function pointers, its arrays as pointers to memory that it keeps
+# alive until the call returns. Exceptions do not pass; a status does, and a message.
+# The other side is pysemi/runtime/border.py; the layouts of the structs are the same.
+
+"How a call ended."
+@enum Status::Int32 begin
+    SUCCESS = 0
+    FAILED = 1 # with a message
+    STOPPED = 2
+    FOREIGN = 3 # a Python function raised
+    NON_FINITE = 4
+    UNDERFLOW = 5
+    EXHAUSTED = 6 # too many steps
+    UNKNOWN_ALGORITHM = 7
+end
+
+const ALL_LEVELS = (FIELD, PULLBACK, JOINT)
+
+"One direction's settings. Pointers with a count of 0 are not looked at."
+struct CSettings
+    algorithm::Ptr{UInt8}
+    rtol::Ptr{Float64}
+    nrtol::Int64
+    atol::Ptr{Float64}
+    natol::Int64
+    "Pairs (first, last) of the norm's components, from 1; `norm` is used if there are none."
+    components::Ptr{Int64}
+    ncomponents::Int64
+    weights::Ptr{Float64}
+    nweights::Int64
+    norm::Ptr{Cvoid}
+    maxiters::Int64
+    torchdiffeq::Int64
+    first_step::Float64
+    safety::Float64
+    ifactor::Float64
+    dfactor::Float64
+    jumps::Ptr{Float64}
+    njumps::Int64
+    steps::Ptr{Float64}
+    nsteps::Int64
+end
+
+struct CForward
+    field::Int64
+    settings::CSettings
+    times::Ptr{Float64}
+    ntimes::Int64
+    y0::Ptr{Cvoid}
+    "States at the times, one after the other."
+    y::Ptr{Cvoid}
+    "Keep the solution for a backward solve: 0, 1, or 2 for all of it."
+    keep::Int64
+    recording::Int64
+    stop::Ptr{Int32}
+end
+
+struct CBackward
+    field::Int64
+    solution::Int64
+    settings::CSettings
+    "0 backsolve, 1 gauss."
+    adjoint::Int64
+    cotangents::Ptr{Cvoid}
+    y_bar::Ptr{Cvoid}
+    params_bar::Ptr{Cvoid}
+    recording::Int64
+    stop::Ptr{Int32}
+end
+
+struct CReport
+    status::Int32
+    solution::Int64
+    nf::Int64
+    nvjp::Int64
+    accepted::Int64
+    rejected::Int64
+    t::Float64
+    dt::Float64
+    error_norm::Float64
+    evaluations::Int64
+    steps::Int64
+    rejections::Int64
+end
+
+"Everything that Python holds by number. Only the home thread calls, so there is no lock."
+const HELD = Dict{Int64, Any}()
+const LAST_NUMBER = Ref{Int64}(0)
+const MESSAGE = Ref("")
+
+function hold(x)
+    number = (LAST_NUMBER[] += 1)
+    HELD[number] = x
+    return number
+end
+
+function status_of(error)
+    error isa Stopped && return STOPPED
+    error isa ForeignError && return FOREIGN
+    error isa UnknownAlgorithm && return UNKNOWN_ALGORITHM
+    MESSAGE[] = sprint(showerror, error)
+    return FAILED
+end
+
+function status_of(code::ReturnCode.T)
+    code in (ReturnCode.Success, ReturnCode.Terminated) && return SUCCESS
+    code == ReturnCode.MaxIters && return EXHAUSTED
+    code == ReturnCode.Unstable && return NON_FINITE
+    code in (ReturnCode.DtLessThanMin, ReturnCode.DtNaN) && return UNDERFLOW
+    MESSAGE[] = string("the solver returned ", code)
+    return FAILED
+end
+
+"Run `call` and answer with its status."
+function answered(call)
+    try
+        call()
+        return Int32(SUCCESS)
+    catch error
+        return Int32(status_of(error))
+    end
+end
+
+"Copy of the last error's message, cut to `n` bytes, as C text."
+function border_message(out::Ptr{UInt8}, n::Int64)
+    bytes = codeunits(MESSAGE[])
+    count = min(length(bytes), n - 1)
+    GC.@preserve bytes unsafe_copyto!(out, pointer(bytes), count)
+    unsafe_store!(out, 0x00, count + 1)
+    return Int32(count)
+end
+
+"Build a field from a tape; `addresses` gets the first byte of every buffer."
+function border_build(text::Ptr{UInt8}, n::Int64, number::Ptr{Int64}, addresses::Ptr{Ptr{Cvoid}})
+    return answered() do
+        tape = read_tape(unsafe_string(text, n))
+        for (i, role) in enumerate(tape.roles)
+            unsafe_store!(addresses, Ptr{Cvoid}(pointer(tape.buffers[i])), i)
+        end
+        unsafe_store!(number, hold(Field(tape)))
+    end
+end
+
+"Make a field that Python evaluates; `addresses` gets the seven arrays of its memory."
+function border_foreign(
+        double::Int64, n::Int64, m::Int64, call::Ptr{Cvoid}, number::Ptr{Int64},
+        addresses::Ptr{Ptr{Cvoid}}
+    )
+    return answered() do
+        field = double == 0 ? foreign_field(Float32, n, m, call) : foreign_field(Float64, n, m, call)
+        memory = field.memory
+        for i in 1:fieldcount(typeof(memory))
+            unsafe_store!(addresses, Ptr{Cvoid}(pointer(getfield(memory, i))), i)
+        end
+        unsafe_store!(number, hold(field))
+    end
+end
+
+"Run one program on what is in the field's memory."
+function border_evaluate(number::Int64, level::Int64)
+    return answered() do
+        field = HELD[number]
+        field.done = NOTHING
+        program = (field.field, field.pullback, field.joint)[level]
+        program()
+    end
+end
+
+border_release(number::Int64) = (delete!(HELD, number); Int32(0))
+
+"Copy the times that the last solve of the field recorded."
+function border_times(
+        number::Int64, evaluations::Ptr{Float64}, steps::Ptr{Float64}, sizes::Ptr{Float64},
+        rejections::Ptr{Float64}
+    )
+    return answered() do
+        tally = HELD[number].tally
+        for (to, from) in (
+                (evaluations, tally.evaluation_times), (steps, tally.step_times),
+                (sizes, tally.step_sizes), (rejections, tally.rejected_times),
+            )
+            GC.@preserve from unsafe_copyto!(to, pointer(from), length(from))
+        end
+    end
+end
+
+copied(p::Ptr{T}, n) where {T} = n == 0 ? T[] : copy(unsafe_wrap(Array, p, n))
+
+tolerance(::Type{T}, p, n) where {T} = n == 1 ? T(unsafe_load(p)) : T.(copied(p, n))
+
+function norm_of(::Type{T}, c::CSettings, n) where {T}
+    c.ncomponents == 0 && return ForeignNorm{T}(c.norm, zeros(T, n))
+    pairs = copied(c.components, 2 * c.ncomponents)
+    ranges = [pairs[2i - 1]:pairs[2i] for i in 1:(c.ncomponents)]
+    return ComponentNorm(ranges, T.(copied(c.weights, c.nweights)))
+end
+
+function settings_of(::Type{T}, c::CSettings, n) where {T}
+    controls = Controls(c.torchdiffeq != 0, c.first_step, c.safety, c.ifactor, c.dfactor)
+    return Settings(
+        tolerance(T, c.atol, c.natol), tolerance(T, c.rtol, c.nrtol), norm_of(T, c, n),
+        c.maxiters, controls, sort!(copied(c.jumps, c.njumps)), copied(c.steps, c.nsteps)
+    )
+end
+
+as_vector(::Type{T}, p, n) where {T} = unsafe_wrap(Array, Ptr{T}(p), n)
+as_matrix(::Type{T}, p, n, k) where {T} = unsafe_wrap(Array, Ptr{T}(p), (n, k))
+
+function report!(to::Ptr{CReport}, status, tally, solution)
+    report = CReport(
+        Int32(status), solution, tally.nf, tally.nvjp, tally.accepted, tally.rejected,
+        tally.t, tally.dt, tally.error_norm, length(tally.evaluation_times),
+        length(tally.step_times), length(tally.rejected_times)
+    )
+    unsafe_store!(to, report)
+    return nothing
+end
+
+function border_forward(request::Ptr{CForward}, report::Ptr{CReport})
+    return answered() do
+        c = unsafe_load(request)
+        forward(HELD[c.field], c, report)
+    end
+end
+
+function forward(field::Field{T}, c::CForward, report) where {T}
+    n = nstates(field)
+    times = copied(c.times, c.ntimes)
+    settings = settings_of(T, c.settings, n)
+    direction = times[end] >= times[1] ? 1 : -1
+    prepare!(
+        field; recording = c.recording != 0, c.stop, direction, settings.jumps, wants_params = false
+    )
+    solution = Int64(0)
+    status = try
+        alg = algorithm(unsafe_string(c.settings.algorithm))
+        solved = solve_forward!(
+            as_matrix(T, c.y, n, c.ntimes), field, copy(as_vector(T, c.y0, n)), times, alg,
+            settings; dense = c.keep == 2
+        )
+        c.keep == 0 || (solution = hold(solved))
+        status_of(solved.code)
+    catch error
+        status_of(error)
+    end
+    report!(report, status, field.tally, solution)
+    return nothing
+end
+
+function border_backward(request::Ptr{CBackward}, report::Ptr{CReport})
+    return answered() do
+        c = unsafe_load(request)
+        backward(HELD[c.field], HELD[c.solution], c, report)
+    end
+end
+
+function backward(field::Field{T}, solved::Solved, c::CBackward, report) where {T}
+    n, m = nstates(field), nparams(field)
+    adjoint = c.adjoint == 0 ? :backsolve : :gauss
+    settings = settings_of(T, c.settings, adjoint === :backsolve ? 2n + m : n)
+    times = solved.times
+    direction = times[end] >= times[1] ? -1 : 1
+    prepare!(
+        field; recording = c.recording != 0, c.stop, direction, settings.jumps, wants_params = true
+    )
+    status = try
+        alg = algorithm(unsafe_string(c.settings.algorithm))
+        status_of(
+            solve_backward!(
+                as_vector(T, c.y_bar, n), as_vector(T, c.params_bar, m), field, solved, alg,
+                adjoint, as_matrix(T, c.cotangents, n, length(times)), settings
+            )
+        )
+    catch error
+        status_of(error)
+    end
+    report!(report, status, field.tally, Int64(0))
+    return nothing
+end
+
+"""
+    entry_points()
+
+Name => address of each C function, and the sizes of the structs, for Python to check.
+"""
+function entry_points()
+    address(p) = Int(UInt(p))
+    return Dict{String, Int}(
+        "message" => address(@cfunction(border_message, Int32, (Ptr{UInt8}, Int64))),
+        "build" => address(
+            @cfunction(border_build, Int32, (Ptr{UInt8}, Int64, Ptr{Int64}, Ptr{Ptr{Cvoid}}))
+        ),
+        "foreign" => address(
+            @cfunction(
+                border_foreign, Int32,
+                (Int64, Int64, Int64, Ptr{Cvoid}, Ptr{Int64}, Ptr{Ptr{Cvoid}})
+            )
+        ),
+        "evaluate" => address(@cfunction(border_evaluate, Int32, (Int64, Int64))),
+        "release" => address(@cfunction(border_release, Int32, (Int64,))),
+        "times" => address(
+            @cfunction(
+                border_times, Int32,
+                (Int64, Ptr{Float64}, Ptr{Float64}, Ptr{Float64}, Ptr{Float64})
+            )
+        ),
+        "forward" => address(@cfunction(border_forward, Int32, (Ptr{CForward}, Ptr{CReport}))),
+        "backward" => address(@cfunction(border_backward, Int32, (Ptr{CBackward}, Ptr{CReport}))),
+        "sizeof CForward" => sizeof(CForward),
+        "sizeof CBackward" => sizeof(CBackward),
+        "sizeof CReport" => sizeof(CReport),
+    )
+end

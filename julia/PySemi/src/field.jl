@@ -1,0 +1,168 @@
+# The vector field as solvers and adjoints see it.
+
+using SciMLBase: ODEFunction
+
+"""
+    Field{T, V}
+
+A vector field with memory and three programs. Solvers ask for f, λᵀ∂f/∂y and λᵀ∂f/∂θ one
+after the other at the same point: the first question runs the program that answers all that
+will be asked there, the others read its results.
+
+Its type says nothing of the model, so that the solvers are compiled once.
+"""
+mutable struct Field{T, V <: AbstractVector{T}}
+    const memory::Memory{T, V}
+    const field::Thunk
+    const pullback::Thunk
+    const joint::Thunk
+    const roots::Any
+    const tally::Tally
+    "What has been computed at the point in memory."
+    done::Level
+    at::Float64
+    "Whether λᵀ∂f/∂θ will be asked for wherever λᵀ∂f/∂y is."
+    wants_params::Bool
+    "Times at which f jumps; evaluations there are meant for the side that time comes from..."
+    jumps::Vector{Float64}
+    "...unless the solver has just restarted there."
+    beyond::Bool
+    direction::Int
+    "Set to non-zero from outside to stop a solve."
+    stop::Ptr{Int32}
+end
+
+function Field(memory::Memory{T, V}, field, pullback, joint, roots) where {T, V}
+    return Field{T, V}(
+        memory, field, pullback, joint, roots, Tally(), NOTHING, NaN, true, Float64[], false, 1, C_NULL
+    )
+end
+
+function Field(tape::Tape)
+    program(name) = Thunk(TapeProgram(Base.get(tape.programs, name, Thunk[])))
+    return Field(tape.memory, program("field"), program("pullback"), program("joint"), tape)
+end
+
+"A program that Python runs: `call(level, t)` on the memory, answering 0."
+struct ForeignProgram{T} <: Function
+    call::Ptr{Cvoid}
+    level::Level
+    t::Vector{T}
+end
+
+function (program::ForeignProgram)()
+    answer = ccall(program.call, Int32, (Int32, Float64), Int(program.level), program.t[1])
+    answer == 0 || throw(ForeignError())
+    return nothing
+end
+
+"""
+    foreign_field(T, n, m, call)
+
+A vector field of `n` states and `m` parameters that Python evaluates.
+"""
+function foreign_field(::Type{T}, n, m, call) where {T}
+    memory = Memory{T, Vector{T}}(
+        zeros(T, 1), zeros(T, n), zeros(T, n), zeros(T, m), zeros(T, n), zeros(T, n), zeros(T, m)
+    )
+    program(level) = Thunk(ForeignProgram{T}(call, level, memory.t))
+    return Field(memory, program(FIELD), program(PULLBACK), program(JOINT), nothing)
+end
+
+nstates(field::Field) = length(field.memory.y)
+nparams(field::Field) = length(field.memory.params)
+
+"""
+    prepare!(field; recording, stop, direction, jumps, wants_params)
+
+Forget what was computed before and count from zero.
+"""
+function prepare!(field; recording, stop, direction, jumps, wants_params)
+    reset!(field.tally, recording)
+    field.done = NOTHING
+    field.stop = stop
+    field.direction = direction
+    field.jumps = jumps
+    field.beyond = true
+    field.wants_params = wants_params
+    return field
+end
+
+"Say that the solver starts anew at a jump, beyond it."
+pass_jump!(field) = (field.beyond = true; field.done = NOTHING; nothing)
+
+is_jump(field, t) = !isempty(field.jumps) && t in field.jumps
+
+"The time to evaluate f at: `t` itself, or its neighbour on the side that is meant."
+function one_sided(field::Field{T}, t) where {T}
+    is_jump(field, t) || return T(t)
+    ahead = (field.direction > 0) == field.beyond
+    return ahead ? nextfloat(T(t)) : prevfloat(T(t))
+end
+
+function check_stop(field)
+    field.stop == C_NULL && return nothing
+    unsafe_load(field.stop) == 0 || throw(Stopped())
+    return nothing
+end
+
+"Run `program` at (t, y, λ) unless its results are there already."
+function evaluate!(field, level, program::Thunk, y, λ, t)
+    memory = field.memory
+    here = field.done != NOTHING && field.at == t && memory.y == y
+    known = here && (field.done == FIELD || λ === nothing || memory.cotangent == λ)
+    known && field.done >= level && return nothing
+    check_stop(field)
+    if !here
+        copyto!(memory.y, y)
+        fill!(memory.t, one_sided(field, t))
+        field.beyond = false
+        count_evaluation!(field.tally, t)
+    end
+    λ === nothing || copyto!(memory.cotangent, λ)
+    field.done = NOTHING
+    program()
+    level == FIELD || (field.tally.nvjp += 1)
+    field.at = t
+    field.done = level
+    return nothing
+end
+
+"f as the solvers call it."
+struct VectorField{F <: Field} <: Function
+    field::F
+end
+function (f::VectorField)(du, u, _, t)
+    evaluate!(f.field, FIELD, f.field.field, u, nothing, t)
+    copyto!(du, f.field.memory.dy)
+    return nothing
+end
+
+"λᵀ∂f/∂y as the adjoints call it."
+struct StateProduct{F <: Field} <: Function
+    field::F
+end
+function (f::StateProduct)(out, λ, u, _, t)
+    field = f.field
+    if field.wants_params
+        evaluate!(field, JOINT, field.joint, u, λ, t)
+    else
+        evaluate!(field, PULLBACK, field.pullback, u, λ, t)
+    end
+    copyto!(out, field.memory.y_bar)
+    return nothing
+end
+
+"λᵀ∂f/∂θ as the adjoints call it."
+struct ParameterProduct{F <: Field} <: Function
+    field::F
+end
+function (f::ParameterProduct)(out, λ, u, _, t)
+    evaluate!(f.field, JOINT, f.field.joint, u, λ, t)
+    copyto!(out, f.field.memory.params_bar)
+    return nothing
+end
+
+ode_function(field::Field) = ODEFunction{true, SciMLBase.FullSpecialize}(
+    VectorField(field); vjp = StateProduct(field), vjp_p = ParameterProduct(field)
+)

@@ -1,0 +1,240 @@
+# Forward and backward solves.
+
+using OrdinaryDiffEq:
+    OrdinaryDiffEq, ODEProblem, DiscreteCallback, Tsit5, Vern7, init, solve, step!
+using OrdinaryDiffEqLowOrderRK: OrdinaryDiffEqLowOrderRK, BS3, DP5
+using SciMLBase: ReturnCode, derivative_discontinuity!
+using SciMLSensitivity:
+    ODEAdjointProblem, BacksolveAdjoint, GaussAdjoint, ZygoteVJP, adjoint_sensitivities
+using SciMLLogging: SciMLLogging
+
+"Says nothing: what went wrong is in the return code, and Python says it."
+const SILENT = SciMLLogging.None()
+
+"""
+    Controls
+
+torchdiffeq's options of a step size controller, with its defaults; `first_step = 0` leaves
+that choice to the solver.
+"""
+Base.@kwdef struct Controls
+    torchdiffeq::Bool = false
+    first_step::Float64 = 0.0
+    safety::Float64 = 0.9
+    ifactor::Float64 = 10.0
+    dfactor::Float64 = 0.2
+end
+
+"""
+    Settings
+
+How one direction is solved.
+
+- `abstol`, `reltol`: a number, or one for each element of the state.
+- `norm`: `(u, t) -> number`.
+- `maxiters`: steps that may be attempted.
+- `jumps`: times at which f jumps: steps end there, and f is evaluated anew on the other side.
+- `steps`: times at which steps end.
+"""
+struct Settings{A, R, N}
+    abstol::A
+    reltol::R
+    norm::N
+    maxiters::Int
+    controls::Controls
+    jumps::Vector{Float64}
+    steps::Vector{Float64}
+end
+
+"Packages that hold algorithms; those that are not loaded are, when one of theirs is named."
+const ALGORITHM_PACKAGES = (
+    "OrdinaryDiffEqHighOrderRK", "OrdinaryDiffEqSDIRK", "OrdinaryDiffEqRosenbrock",
+    "OrdinaryDiffEqBDF", "OrdinaryDiffEqLowStorageRK", "OrdinaryDiffEqSSPRK",
+    "OrdinaryDiffEqStabilizedRK", "OrdinaryDiffEqAdamsBashforthMoulton", "OrdinaryDiffEqFIRK",
+    "OrdinaryDiffEqExplicitRK", "OrdinaryDiffEqFeagin", "OrdinaryDiffEqExtrapolation",
+    "OrdinaryDiffEqQPRK", "OrdinaryDiffEqPDIRK", "OrdinaryDiffEqStabilizedIRK",
+)
+
+"""
+    algorithm(name)
+
+OrdinaryDiffEq's algorithm of that name, with its defaults.
+"""
+function algorithm(name::AbstractString)
+    for (known, make) in COMMON_ALGORITHMS
+        known == name && return make()
+    end
+    found = search_algorithm(Symbol(name))
+    found === nothing && throw(UnknownAlgorithm(name))
+    return Base.invokelatest(found)
+end
+
+const COMMON_ALGORITHMS = ("DP5" => DP5, "Tsit5" => Tsit5, "BS3" => BS3, "Vern7" => Vern7)
+
+is_algorithm(x) = x isa Type && x <: OrdinaryDiffEqCore.OrdinaryDiffEqAlgorithm
+
+function search_algorithm(name::Symbol)
+    for loaded in (OrdinaryDiffEq, OrdinaryDiffEqLowOrderRK)
+        isdefined(loaded, name) && is_algorithm(getfield(loaded, name)) && return getfield(loaded, name)
+    end
+    for package in ALGORITHM_PACKAGES
+        id = Base.identify_package(package)
+        (id === nothing || Base.locate_package(id) === nothing) && continue
+        loaded = Base.require(id)
+        isdefined(loaded, name) && is_algorithm(getfield(loaded, name)) && return getfield(loaded, name)
+    end
+    return nothing
+end
+
+struct UnknownAlgorithm <: Exception
+    name::String
+end
+Base.showerror(io::IO, e::UnknownAlgorithm) =
+    print(io, "OrdinaryDiffEq has no algorithm ", e.name)
+
+function jump_callback(field, jumps)
+    isempty(jumps) && return nothing
+    condition(_, t, _) = t in jumps
+    function affect!(integrator)
+        pass_jump!(field)
+        derivative_discontinuity!(integrator, true)
+        return nothing
+    end
+    return DiscreteCallback(condition, affect!; save_positions = (false, false))
+end
+
+default_control(alg, tally) =
+    Noting(OrdinaryDiffEqCore.default_controller(Float64, alg), tally)
+
+between(times, from, to) = filter(s -> min(from, to) < s < max(from, to), times)
+
+function common_options(settings, alg, field, from, to)
+    (; abstol, reltol, norm, maxiters, controls, jumps, steps) = settings
+    direction = sign(to - from)
+    first = controls.first_step > 0 ? (; dt = direction * controls.first_step) : (;)
+    return (;
+        abstol, reltol, internalnorm = norm, maxiters, verbose = SILENT,
+        controller = default_control(alg, field.tally),
+        tstops = between(vcat(jumps, steps), from, to), first...,
+    )
+end
+
+"What a forward solve leaves behind for the backward solve."
+struct Solved{S, A}
+    solution::S
+    algorithm::A
+    times::Vector{Float64}
+    code::ReturnCode.T
+end
+
+"""
+    solve_forward!(out, field, u0, times, alg, settings; dense)
+
+Solve from `u0` at `times[1]` and write the states at all `times` into the columns of `out`.
+`dense` keeps the whole solution, which the adjoints other than "backsolve" need.
+"""
+function solve_forward!(out, field::Field, u0, times, alg, settings; dense = false)
+    copyto!(view(out, :, 1), u0)
+    length(times) == 1 && return Solved(nothing, alg, times, ReturnCode.Success)
+    f = ode_function(field)
+    problem = ODEProblem{true}(f, u0, (times[1], times[end]), field.memory.params)
+    if settings.controls.torchdiffeq
+        states = [copy(u0)]
+        code = march!(f, u0, field.memory.params, times, alg, settings, field) do i, u
+            copyto!(view(out, :, i), u)
+            push!(states, copy(u))
+        end
+        solution = SciMLBase.build_solution(
+            problem, alg, times[1:length(states)], states; retcode = code, dense = false
+        )
+        return Solved(solution, alg, times, code)
+    end
+    keep = dense ? (; save_everystep = true) : (; saveat = times, save_everystep = false, dense = false)
+    solution = solve(
+        problem, alg; common_options(settings, alg, field, times[1], times[end])..., keep...,
+        callback = jump_callback(field, settings.jumps)
+    )
+    if SciMLBase.successful_retcode(solution)
+        for (i, t) in enumerate(times)
+            i == 1 && continue
+            dense ? solution(view(out, :, i), t) : copyto!(view(out, :, i), solution.u[i])
+        end
+    end
+    return Solved(solution, alg, times, solution.retcode)
+end
+
+"""
+    solve_backward!(y_bar, params_bar, field, solved, alg, adjoint, cotangents, settings)
+
+Solve the adjoint from the last time to the first.
+
+# Arguments
+- `y_bar`, `params_bar`: filled with dL/dy(t₀) and dL/dθ.
+- `adjoint`: `:backsolve` or `:gauss`.
+- `cotangents`: dL/dy(tᵢ) in its columns.
+
+Returns the return code.
+"""
+function solve_backward!(y_bar, params_bar, field, solved, alg, adjoint, cotangents, settings)
+    times = solved.times
+    fill!(params_bar, 0)
+    copyto!(y_bar, view(cotangents, :, 1))
+    length(times) == 1 && return ReturnCode.Success
+    # The first observation's cotangent takes no part in the solve: it is added at the end.
+    later = @view times[2:end]
+    cotangent!(out, _, _, _, i) = copyto!(out, view(cotangents, :, i + 1))
+    if adjoint === :backsolve
+        field.wants_params = true
+        problem = ODEAdjointProblem(
+            solved.solution, BacksolveAdjoint(autojacvec = ZygoteVJP()), alg, later, cotangent!
+        )
+        if settings.controls.torchdiffeq
+            return march_backward!(y_bar, params_bar, problem, field, solved, alg, cotangents, settings)
+        end
+        solution = solve(
+            problem, alg; common_options(settings, alg, field, times[end], times[1])...,
+            save_everystep = false, save_start = false, saveat = eltype(y_bar)[],
+            callback = jump_callback(field, settings.jumps)
+        )
+        u = solution.u[end]
+        n = length(y_bar)
+        y_bar .+= view(u, 1:n)
+        copyto!(params_bar, view(u, (n + 1):(length(u) - n)))
+        return solution.retcode
+    end
+    field.wants_params = false
+    options = common_options(settings, alg, field, times[end], times[1])
+    λ, integral = adjoint_sensitivities(
+        solved.solution, alg; sensealg = GaussAdjoint(autojacvec = ZygoteVJP()), t = later,
+        dgdu_discrete = cotangent!, options...
+    )
+    y_bar .+= λ
+    copyto!(params_bar, vec(integral))
+    # The return code stays inside; a solve that ended early did not get here.
+    field.tally.reached == times[1] && return ReturnCode.Success
+    attempts = field.tally.accepted + field.tally.rejected
+    return attempts >= settings.maxiters ? ReturnCode.MaxIters : ReturnCode.Unstable
+end
+
+"Interval by interval, restarting at each observation, as torchdiffeq's adjoint does."
+function march_backward!(y_bar, params_bar, problem, field, solved, alg, cotangents, settings)
+    times = solved.times
+    n = length(y_bar)
+    u = zero(problem.u0)
+    λ, y = view(u, 1:n), view(u, (length(u) - n + 1):length(u))
+    for i in length(times):-1:2
+        λ .+= view(cotangents, :, i)
+        copyto!(y, solved.solution.u[i])
+        field.beyond = true
+        field.done = NOTHING
+        code = march!(
+            problem.f, u, problem.p, [times[i], times[i - 1]], alg, settings, field
+        ) do _, state
+            copyto!(u, state)
+        end
+        code == ReturnCode.Success || return code
+    end
+    y_bar .+= λ
+    copyto!(params_bar, view(u, (n + 1):(length(u) - n)))
+    return ReturnCode.Success
+end

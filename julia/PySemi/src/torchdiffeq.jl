@@ -1,0 +1,130 @@
+# torchdiffeq's adaptive stepping, on OrdinaryDiffEq's methods: the same steps in both
+# languages. Source: torchdiffeq 0.2.5, _impl/rk_common.py, misc.py, interp.py, dopri5.py.
+
+"""
+    Twin(order, scale, middle, stages)
+
+What torchdiffeq has that OrdinaryDiffEq's method of the same name has not.
+
+- `order`: in the controller's exponent.
+- `scale`: torchdiffeq's error estimate over OrdinaryDiffEq's.
+- `middle`: weights of the stages in the state at the middle of a step, for interpolation.
+- `stages`: the stages in an integrator's cache.
+"""
+struct Twin{N, S}
+    order::Int
+    scale::Float64
+    middle::NTuple{N, Float64}
+    stages::S
+end
+
+# Shampine's embedded method, which torchdiffeq uses, differs from Hairer's, in DP5, by
+# this factor; the weights of the middle are Shampine's too ("Some practical Runge-Kutta
+# formulas", Math. Comp. 46, 1986).
+twin(::DP5) = Twin(
+    5, 2 / 3,
+    (
+        6025192743 / 30085553152 / 2, 0.0, 51252292925 / 65400821598 / 2,
+        -2691868925 / 45128329728 / 2, 187940372067 / 1594534317056 / 2,
+        -1776094331 / 19743644256 / 2, 11237099 / 235043384 / 2,
+    ),
+    c -> (c.k1, c.k2, c.k3, c.k4, c.k5, c.k6, c.k7),
+)
+twin(::BS3) = Twin(3, 1.0, (0.0, 0.5, 0.0, 0.0), c -> (c.fsalfirst, c.k2, c.k3, c.k4))
+twin(alg) = throw(ArgumentError("$(nameof(typeof(alg))) has no twin in torchdiffeq"))
+
+"""
+    first_step(f!, u0, p, t0, direction, order, abstol, reltol, norm)
+
+Length of the first step (Hairer, Nørsett & Wanner I, section II.4, as torchdiffeq has it).
+"""
+function first_step(f!, u0, p, t0, direction, order, abstol, reltol, norm)
+    f0, f1 = zero(u0), zero(u0)
+    f!(f0, u0, p, t0)
+    scale = @. abstol + abs(u0) * reltol
+    d0 = Float64(norm(u0 ./ scale, t0))
+    d1 = Float64(norm(f0 ./ scale, t0))
+    h0 = d0 < 1.0e-5 || d1 < 1.0e-5 ? 1.0e-6 : 0.01 * d0 / d1
+    u1 = @. u0 + convert(eltype(u0), direction * h0) * f0
+    f!(f1, u1, p, t0 + direction * h0)
+    d2 = abs(Float64(norm((f1 .- f0) ./ scale, t0)) / h0)
+    h1 = d1 <= 1.0e-15 && d2 <= 1.0e-15 ? max(1.0e-6, h0 * 1.0e-3) :
+        (0.01 / max(d1, d2))^(1 / order)
+    return min(100 * h0, abs(h1))
+end
+
+"""
+    march!(visit, f, u0, p, times, alg, settings, field)
+
+Step from `times[1]` past each later time, and call `visit(i, u)` with the state there,
+interpolated as torchdiffeq does (a quartic through both ends' values and slopes and the
+middle). Returns the return code.
+"""
+function march!(visit, f, u0, p, times, alg, settings, field)
+    (; abstol, reltol, norm, maxiters, controls, jumps, steps) = settings
+    direction = sign(times[end] - times[1])
+    like = twin(alg)
+    h = controls.first_step > 0 ? controls.first_step :
+        first_step(f, u0, p, times[1], direction, like.order, abstol, reltol, norm)
+    controller = Noting(
+        TorchdiffeqController(like.order, like.scale, controls.safety, controls.ifactor, controls.dfactor),
+        field.tally
+    )
+    # torchdiffeq steps over the last time and interpolates, so there is no end to stop at.
+    horizon = times[end] + direction * max(1.0e6 * abs(times[end] - times[1]), 1.0)
+    stops = filter(s -> direction * s > direction * times[1], vcat(steps, jumps))
+    integrator = init(
+        ODEProblem{true}(f, u0, (times[1], horizon), p), alg;
+        dt = direction * h, controller, abstol, reltol, internalnorm = norm,
+        save_everystep = false, save_start = false, save_end = false, dense = false,
+        calck = false, maxiters = typemax(Int), tstops = stops, verbose = SILENT,
+        callback = jump_callback(field, jumps)
+    )
+    work = Interpolation(u0)
+    attempts = field.tally.accepted + field.tally.rejected
+    for i in 2:length(times)
+        while direction * integrator.t < direction * times[i]
+            step!(integrator)
+            code = integrator.sol.retcode
+            code in (ReturnCode.Default, ReturnCode.Success) || return code
+            field.tally.accepted + field.tally.rejected - attempts > maxiters &&
+                return ReturnCode.MaxIters
+            # A NaN in the error is never accepted by torchdiffeq, nor does it end.
+            isnan(field.tally.error_norm) && return ReturnCode.Unstable
+        end
+        visit(i, interpolate!(work, integrator, like, times[i]))
+    end
+    return ReturnCode.Success
+end
+
+struct Interpolation{V}
+    middle::V
+    out::V
+end
+Interpolation(u) = Interpolation(similar(u), similar(u))
+
+function interpolate!(work, integrator, like, t)
+    t == integrator.t && return integrator.u
+    (; middle, out) = work
+    t0, t1 = integrator.tprev, integrator.t
+    T = eltype(out)
+    h = T(t1 - t0)
+    y0, y1 = integrator.uprev, integrator.u
+    stages = like.stages(integrator.cache)
+    copyto!(middle, y0)
+    for (weight, k) in zip(like.middle, stages)
+        weight == 0 || (middle .+= (h * T(weight)) .* k)
+    end
+    f0, f1 = first(stages), last(stages)
+    x = T((t - t0) / (t1 - t0))
+    # Horner's scheme over torchdiffeq's coefficients (interp.py, _interp_fit).
+    @. out = y0 + x * (
+        h * f0 + x * (
+            h * (f1 - 4 * f0) - 11 * y0 - 5 * y1 + 16 * middle + x * (
+                h * (5 * f0 - 3 * f1) + 18 * y0 + 14 * y1 - 32 * middle +
+                    x * (2 * h * (f1 - f0) - 8 * (y1 + y0) + 16 * middle)
+            )
+        )
+    )
+    return out
+end

@@ -1,0 +1,472 @@
+"""The story of a solve in Julia."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+import warnings
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pysemi.backends.base import Backend, Gradients, Solution
+from pysemi.backends.julia.fields import Binding, CallbackField, compiled_field
+from pysemi.backends.julia.settings import (
+    JuliaSettings,
+    adjoint_settings,
+    check_settings,
+    forward_settings,
+)
+from pysemi.backends.julia.verification import disagreement
+from pysemi.captured import uncovered_leaves
+from pysemi.compiler.compiled import Compilation, compile_field
+from pysemi.compiler.inventory import describe_callable, take_inventory
+from pysemi.compiler.untranslatable import Untranslatable
+from pysemi.errors import (
+    ArgumentError,
+    BridgeWarning,
+    CompileError,
+    NonFiniteStateError,
+    SolveError,
+    StepBudgetError,
+    StepSizeUnderflowError,
+    describe,
+)
+from pysemi.problem import Adjoint, Problem
+from pysemi.runtime.border import Border, CBackward, CForward, CReport, Status
+from pysemi.runtime.home import StopFlag
+from pysemi.runtime.session import Session, session
+from pysemi.stats import Recording, SolveStats, publish
+
+__all__ = ["JuliaBackend"]
+
+BRIDGES = ("auto", "compiled", "callback")
+ADJOINTS = {"backsolve": 0, "gauss": 1}
+"""Those of this backend, by their numbers in Julia."""
+
+
+class JuliaBackend(Backend):
+    """Solves by OrdinaryDiffEq, and the adjoints "backsolve" and "gauss" by SciMLSensitivity."""
+
+    name: ClassVar[str] = "julia"
+
+    def __init__(self, bridge: str = "auto") -> None:
+        self._bridge = bridge
+
+    def start(self) -> None:
+        """Start Julia, if it does not run yet."""
+        session()
+
+    def check(self, problem: Problem, adjoint: Adjoint | None, bridge: str) -> None:
+        """Refuse what this backend does not have."""
+        if bridge not in BRIDGES:
+            raise ArgumentError(
+                "bridge", f"{describe(bridge)} is not one of {', '.join(map(repr, BRIDGES))}"
+            )
+        if problem.event_fn is not None:
+            raise ArgumentError("event_fn", "needs backend='torch'; events do not run on Julia yet")
+        if problem.y0.dtype not in (torch.float32, torch.float64):
+            raise ArgumentError("y0", f"has dtype {problem.y0.dtype}; Julia solves float32 and float64")
+        if problem.y0.device.type != "cpu":
+            raise ArgumentError("y0", f"is on {problem.y0.device}; Julia solves on the CPU")
+        for event in ("step", "accept_step", "reject_step"):
+            if hasattr(problem.func, f"callback_{event}"):
+                raise ArgumentError(
+                    "func",
+                    f"has a callback_{event}, which only torchdiffeq calls; remove it (pysemi.record "
+                    "reports the steps) or use backend='torch'",
+                )
+        check_settings("options", problem.settings)
+        if adjoint is None:
+            _refuse_discrete_gradient(problem)
+            return
+        check_settings("adjoint_options", adjoint.settings)
+        if adjoint.name not in ADJOINTS:
+            raise ArgumentError(
+                "adjoint",
+                f"{describe(adjoint.name)} is not available yet; give one of "
+                f"{', '.join(map(repr, ADJOINTS))}",
+            )
+        if adjoint.name != "backsolve" and adjoint.settings.options.get("controller") == "torchdiffeq":
+            raise ArgumentError(
+                "adjoint_options['controller']",
+                f"'torchdiffeq' is for adjoint='backsolve', which torchdiffeq has, not {adjoint.name!r}",
+            )
+
+    def solve(self, problem: Problem, recordings: Sequence[Recording]) -> Solution:
+        """Solve forward; the outputs carry no gradient."""
+        with torch.no_grad():
+            return self._forward(problem, None, recordings)
+
+    def solve_forward(
+        self,
+        problem: Problem,
+        adjoint: Adjoint,
+        recordings: Sequence[Recording],
+    ) -> Solution:
+        """Solve forward, and keep in Julia what the backward solve starts from."""
+        return self._forward(problem, adjoint, recordings)
+
+    def solve_backward(
+        self, solution: Solution, cotangents: Sequence[Tensor], recordings: Sequence[Recording]
+    ) -> Gradients:
+        """Solve the adjoint of the forward solve that ``solution`` came from."""
+        memory: _Memory = solution.memory
+        problem, adjoint = memory.problem, memory.adjoint
+        (cotangent,) = cotangents
+        dense = cotangent.detach().to(problem.y0.dtype).contiguous()
+        y_bar = torch.empty_like(problem.y0, memory_format=torch.contiguous_format)
+        packed = memory.binding.field.packed
+        params_bar = torch.empty(packed, dtype=problem.y0.dtype)
+        settings = adjoint_settings(problem, adjoint, packed)
+        stop = StopFlag()
+        request = CBackward(
+            field=memory.binding.field.number,
+            solution=memory.number,
+            settings=settings.c,
+            adjoint=ADJOINTS[adjoint.name],
+            cotangents=dense.data_ptr(),
+            y_bar=y_bar.data_ptr(),
+            params_bar=params_bar.data_ptr(),
+            recording=int(bool(recordings)),
+            stop=stop.address,
+        )
+        outcome = _run(memory.session, "backward", request, memory.binding, settings, stop)
+        _raise_failure(outcome, "backward", settings, memory.binding)
+        if not (bool(torch.isfinite(y_bar).all()) and bool(torch.isfinite(params_bar).all())):
+            if not torch.isfinite(dense).all():
+                raise NonFiniteStateError(
+                    "the gradient of the loss is NaN or infinite before it reaches the solve; look "
+                    "at the loss",
+                    direction="backward",
+                )
+            raise _failure(NonFiniteStateError, outcome, "backward", _NON_FINITE)
+        publish(
+            outcome.stats(
+                "backward",
+                memory.binding.field.bridge,
+                settings,
+                adjoint.settings.norm.name,
+                adjoint.name,
+            ),
+            recordings,
+        )
+        return _gradients(memory, solution, dense, y_bar, params_bar)
+
+    def _forward(
+        self,
+        problem: Problem,
+        adjoint: Adjoint | None,
+        recordings: Sequence[Recording],
+    ) -> Solution:
+        running = session()
+        prepared = _prepare(running, problem, adjoint, self._bridge)
+        y0 = problem.y0.detach().contiguous()
+        times = problem.t.detach().to(torch.float64).contiguous()
+        y = torch.empty((len(times), *y0.shape), dtype=y0.dtype)
+        settings = forward_settings(problem)
+        keep = 0 if adjoint is None else 1 if adjoint.name == "backsolve" else 2
+        stop = StopFlag()
+        binding = prepared.binding
+        request = CForward(
+            field=binding.field.number,
+            settings=settings.c,
+            times=times.data_ptr(),
+            ntimes=len(times),
+            y0=y0.data_ptr(),
+            y=y.data_ptr(),
+            keep=keep,
+            recording=int(bool(recordings)),
+            stop=stop.address,
+        )
+        outcome = _run(running, "forward", request, binding, settings, stop)
+        memory = None
+        if adjoint is not None and outcome.report.solution:
+            memory = _Memory(running, problem, adjoint, binding, outcome.report.solution)
+        _raise_failure(outcome, "forward", settings, binding)
+        if not bool(torch.isfinite(y).all()):
+            raise _failure(NonFiniteStateError, outcome, "forward", _NON_FINITE)
+        publish(
+            outcome.stats(
+                "forward",
+                binding.field.bridge,
+                settings,
+                problem.settings.norm.name,
+                None,
+                prepared.compile_seconds,
+            ),
+            recordings,
+        )
+        return Solution(y, memory=memory)
+
+
+class _Memory:
+    """A forward solve that Julia keeps; let go of with this object."""
+
+    def __init__(
+        self, running: Session, problem: Problem, adjoint: Adjoint, binding: Binding, number: int
+    ) -> None:
+        self.session = running
+        self.problem = problem
+        self.adjoint = adjoint
+        self.binding = binding
+        self.number = number
+        weakref.finalize(self, running.release, number)
+
+
+@dataclass
+class _Prepared:
+    binding: Binding
+    compile_seconds: float
+
+
+@dataclass
+class _Outcome:
+    """What a call across the border left behind."""
+
+    status: Status
+    message: str
+    report: CReport
+    seconds: float
+    times: tuple[NDArray[np.float64], ...]
+
+    def stats(
+        self,
+        direction: Any,
+        bridge: str,
+        settings: JuliaSettings,
+        norm: str,
+        adjoint: str | None,
+        compile_seconds: float = 0.0,
+    ) -> SolveStats:
+        evaluations, steps, sizes, rejections = self.times
+        return SolveStats(
+            direction=direction,
+            backend="julia",
+            bridge=bridge,
+            method=settings.algorithm,
+            norm=norm,
+            adjoint=adjoint,
+            nfe=self.report.nf,
+            nvjp=self.report.nvjp,
+            accepted=self.report.accepted,
+            rejected=self.report.rejected,
+            step_times=steps,
+            step_sizes=sizes,
+            rejected_times=rejections,
+            evaluation_times=evaluations,
+            seconds=self.seconds + compile_seconds,
+            compile_seconds=compile_seconds,
+        )
+
+
+_NON_FINITE = (
+    "the state became NaN or infinite; take smaller steps, or look for overflow in func"
+)
+
+
+def _prepare(
+    running: Session, problem: Problem, adjoint: Adjoint | None, bridge: str
+) -> _Prepared:
+    """Compile the vector field, or arrange for calls back into Python."""
+    params = () if adjoint is None else adjoint.params
+    if bridge != "callback":
+        try:
+            return _prepare_compiled(running, problem, None if adjoint is None else params)
+        except Untranslatable as reason:
+            if bridge == "compiled":
+                raise CompileError(_cannot(problem, reason)) from reason
+            _warn_once(problem, reason)
+    field = running.run(
+        lambda border: CallbackField(
+            running, border, problem.func, problem.layout, problem.y0, params
+        )
+    )
+    return _Prepared(Binding(field, (), ()), 0.0)
+
+
+def _prepare_compiled(
+    running: Session, problem: Problem, params: Sequence[Tensor] | None
+) -> _Prepared:
+    compilation, inventory = compile_field(
+        problem.func, problem.layout, problem.t[0].detach(), problem.y0.detach(), params
+    )
+    began = time.perf_counter()
+    field, is_new = running.run(lambda border: compiled_field(running, border, compilation))
+    binding = Binding(field, compilation.tensors(inventory), compilation.params(inventory))
+    if id(compilation) in _verified:
+        return _Prepared(binding, 0.0)
+    reason = running.run(lambda border: disagreement(border, binding, problem, params))
+    if reason is not None:
+        raise Untranslatable(reason)
+    _verified[id(compilation)] = compilation
+    _warn_of_uncovered(problem, params)
+    spent = time.perf_counter() - began
+    return _Prepared(binding, spent + compilation.seconds if is_new else spent)
+
+
+_verified: weakref.WeakValueDictionary[int, Compilation] = weakref.WeakValueDictionary()
+_warned: set[Any] = set()
+
+
+def _cannot(problem: Problem, reason: Untranslatable) -> str:
+    return f"{describe_callable(problem.func)} cannot be compiled: {reason.what}"
+
+
+def _warn_once(problem: Problem, reason: Untranslatable) -> None:
+    text = _cannot(problem, reason)
+    if text in _warned:
+        return
+    _warned.add(text)
+    warnings.warn(
+        f"{text}. It runs by callback, which takes about as long as torchdiffeq",
+        BridgeWarning,
+        stacklevel=8,
+    )
+
+
+def _warn_of_uncovered(problem: Problem, params: Sequence[Tensor] | None) -> None:
+    """As the torch backend does: a tensor that will silently get no gradient."""
+    if params is None:
+        return
+    y = problem.y0.detach().requires_grad_()
+    with torch.enable_grad():
+        dy = problem.layout.flatten(
+            problem.func(problem.t[0].detach().to(y.dtype), problem.layout.unflatten(y))
+        )
+    if not dy.requires_grad:
+        return
+    missed = uncovered_leaves(dy, (y, *params))
+    if missed:
+        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in missed[:3])
+        warnings.warn(
+            f"func uses {len(missed)} tensor(s) that require a gradient and are not among the adjoint "
+            f"parameters (shapes {shapes}): they get none from this solve; add them to adjoint_params",
+            stacklevel=8,
+        )
+
+
+def _run(
+    running: Session,
+    name: str,
+    request: CForward | CBackward,
+    binding: Binding,
+    settings: JuliaSettings,
+    stop: StopFlag,
+) -> _Outcome:
+    report = CReport()
+
+    def job(border: Border) -> _Outcome:
+        binding.bind()
+        began = time.perf_counter()
+        status = border.call(name, ctypes.addressof(request), ctypes.addressof(report))
+        seconds = time.perf_counter() - began
+        if status is Status.SUCCESS:
+            status = Status(report.status)
+        message = border.message() if status is Status.FAILED else ""
+        lengths = (report.evaluations, report.steps, report.steps, report.rejections)
+        times = tuple(np.empty(length, dtype=np.float64) for length in lengths)
+        if any(lengths):
+            border.call("times", request.field, *(x.ctypes.data for x in times))
+        return _Outcome(status, message, report, seconds, times)
+
+    return running.run(job, stop)
+
+
+def _raise_failure(
+    outcome: _Outcome, direction: str, settings: JuliaSettings, binding: Binding
+) -> None:
+    status = outcome.status
+    if status is Status.SUCCESS:
+        return
+    if status is Status.FOREIGN:
+        error = settings.error or binding.field.error
+        assert error is not None
+        raise error
+    if status is Status.STOPPED:
+        raise KeyboardInterrupt
+    if status is Status.UNKNOWN_ALGORITHM:
+        raise ArgumentError(
+            "method", f"OrdinaryDiffEq has no algorithm {settings.algorithm!r} in this Julia project"
+        )
+    kinds: dict[Status, tuple[type[SolveError], str]] = {
+        Status.NON_FINITE: (NonFiniteStateError, _NON_FINITE),
+        Status.UNDERFLOW: (
+            StepSizeUnderflowError,
+            "the step size became too small to move time forward; loosen rtol and atol, or look for "
+            "a singularity or a jump in func",
+        ),
+        Status.EXHAUSTED: (
+            StepBudgetError,
+            f"{settings.c.maxiters} steps were not enough; loosen rtol and atol, use a method for "
+            "stiff problems, or raise options['max_num_steps']",
+        ),
+        Status.FAILED: (SolveError, f"Julia failed: {outcome.message}"),
+    }
+    kind, text = kinds[status]
+    raise _failure(kind, outcome, direction, text)
+
+
+def _failure(
+    kind: type[SolveError], outcome: _Outcome, direction: str, text: str
+) -> SolveError:
+    report = outcome.report
+    known = {
+        "t": report.t,
+        "dt": report.dt,
+        "error_norm": report.error_norm,
+    }
+    # NaN stands for a solve that made no step, but is an error norm's honest value.
+    given = {
+        name: value for name, value in known.items() if value == value or name == "error_norm"
+    }
+    return kind(text, direction=direction, **given)
+
+
+def _gradients(
+    memory: _Memory, solution: Solution, cotangent: Tensor, y_bar: Tensor, params_bar: Tensor
+) -> Gradients:
+    problem, adjoint = memory.problem, memory.adjoint
+    grads: list[Tensor | None] = []
+    offset = 0
+    for param in adjoint.params:
+        piece = params_bar[offset : offset + param.numel()].view(param.shape)
+        # Each its own storage: p.grad may be changed in place, and outlive the others.
+        grads.append(piece.clone())
+        offset += param.numel()
+    t_bar = None
+    if problem.t.requires_grad:
+        t_bar = _time_gradient(problem, solution.y, cotangent, y_bar)
+    return Gradients(y_bar if problem.y0.requires_grad else None, t_bar, tuple(grads))
+
+
+def _time_gradient(problem: Problem, y: Tensor, cotangent: Tensor, y_bar: Tensor) -> Tensor:
+    r"""Each :math:`dL/dt_i = \lambda_i^T f(t_i, y_i)`, less that of all that comes after :math:`t_0`."""
+    times = problem.t.detach()
+    slopes = [
+        problem.layout.flatten(
+            problem.func(time.to(y.dtype), problem.layout.unflatten(state))
+        ).detach()
+        for time, state in zip(times, y, strict=True)
+    ]
+    t_bar = torch.stack([(c * f).sum() for c, f in zip(cotangent, slopes, strict=True)])
+    t_bar[0] = -((y_bar - cotangent[0]) * slopes[0]).sum()
+    return t_bar.to(problem.t.dtype)
+
+
+def _refuse_discrete_gradient(problem: Problem) -> None:
+    if not torch.is_grad_enabled():
+        return
+    tensors = (problem.y0, problem.t, *take_inventory(problem.func).tensors)
+    if any(x.requires_grad for x in tensors):
+        raise ArgumentError(
+            "backend",
+            "'julia' does not differentiate through the solver's steps yet; use odeint_adjoint, "
+            "torch.no_grad() if no gradient is wanted, or backend='torch'",
+        )

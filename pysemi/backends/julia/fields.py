@@ -1,0 +1,242 @@
+"""Vector fields as Julia evaluates them: compiled to a tape, or by calling back into Python.
+
+Both are a number that Julia holds a field under, and torch views of the memory that
+Julia allocated for it. The memory lives as long as the object here does; it is read and
+written only on the home thread, inside the job that also solves, so that two threads that
+train with one field cannot mix their parameters.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from pysemi.compiler.compiled import Compilation, flat_field
+from pysemi.compiler.tape import Tape
+from pysemi.compiler.trace import evaluate_joint
+from pysemi.errors import BackendUnavailableError
+from pysemi.runtime.border import Border, ForeignProgram, Level, Status
+from pysemi.runtime.session import Session
+from pysemi.state import StateLayout
+
+__all__ = ["Binding", "CallbackField", "CompiledField", "JuliaField", "compiled_field"]
+
+
+class JuliaField(ABC):
+    """A field that Julia holds.
+
+    Attributes
+    ----------
+    number : int
+        Under which Julia holds it.
+    packed : int
+        Length of the parameter vector, at least 1.
+    """
+
+    bridge: ClassVar[str]
+    number: int
+    packed: int
+    error: BaseException | None = None
+
+    @abstractmethod
+    def bind(self, tensors: Sequence[Tensor], params: Sequence[Tensor]) -> None:
+        """Make the field read these tensors and parameters; on the home thread only."""
+
+    def _keep(self, session: Session, number: int) -> None:
+        self.number = number
+        weakref.finalize(self, session.release, number)
+
+
+class CompiledField(JuliaField):
+    """A tape's kernels in Julia."""
+
+    bridge: ClassVar[str] = "compiled"
+
+    def __init__(self, session: Session, border: Border, tape: Tape) -> None:
+        text = str(tape).encode()
+        number = ctypes.c_int64()
+        addresses = (ctypes.c_void_p * len(tape.buffers))()
+        status = border.call(
+            "build", text, len(text), ctypes.addressof(number), ctypes.addressof(addresses)
+        )
+        if status is not Status.SUCCESS:
+            raise BackendUnavailableError(f"Julia could not build the tape: {border.message()}")
+        self._keep(session, number.value)
+        views = [
+            _as_tensor(address, buffer.dtype, buffer.size) if buffer.role != "work" else None
+            for address, buffer in zip(addresses, tape.buffers, strict=True)
+        ]
+        of_role: dict[str, list[Tensor]] = {}
+        for view, buffer in zip(views, tape.buffers, strict=True):
+            if view is not None:
+                of_role.setdefault(buffer.role, []).append(view)
+                if buffer.value is not None:
+                    view.copy_(buffer.value.reshape(-1))
+        self.memory = {role: found[0] for role, found in of_role.items()}
+        self.packed = len(self.memory["params"])
+        self._tensors = of_role.get("tensor", [])
+        self._bound: tuple[Any, ...] = ()
+
+    def bind(self, tensors: Sequence[Tensor], params: Sequence[Tensor]) -> None:
+        """Copy the tensors and parameters into Julia's memory, unless they are there already."""
+        # References, so that no other tensor can come to the same address; inference tensors
+        # have no version, and are copied each time.
+        now = tuple((x, None if x.is_inference() else x._version) for x in (*tensors, *params))
+        if len(now) == len(self._bound) and all(
+            x is y and v is not None and v == w
+            for (x, v), (y, w) in zip(now, self._bound, strict=True)
+        ):
+            return
+        with torch.no_grad():
+            for view, x in zip(self._tensors, tensors, strict=True):
+                view.copy_(x.detach().reshape(-1))
+            offset = 0
+            for param in params:
+                piece = self.memory["params"][offset : offset + param.numel()]
+                piece.copy_(param.detach().reshape(-1))
+                offset += param.numel()
+        self._bound = now
+
+
+class CallbackField(JuliaField):
+    """A field that Julia asks Python to evaluate.
+
+    What the vector field or its gradient raises is kept in ``error``; Julia then ends
+    the solve, and the caller raises it again.
+    """
+
+    bridge: ClassVar[str] = "callback"
+
+    def __init__(
+        self,
+        session: Session,
+        border: Border,
+        func: Callable[[Tensor, Any], Any],
+        layout: StateLayout,
+        y0: Tensor,
+        params: Sequence[Tensor],
+    ) -> None:
+        self._field = flat_field(func, layout)
+        self._params = tuple(params)
+        self._shape = y0.shape
+        self.packed = max(sum(param.numel() for param in params), 1)
+        number = ctypes.c_int64()
+        addresses = (ctypes.c_void_p * 7)()
+        itself = weakref.ref(self)
+
+        def call(level: int, time: float) -> int:
+            field = itself()
+            assert field is not None
+            return field._evaluate(Level(level), time)
+
+        self._function = ForeignProgram(call)
+        pointer = ctypes.cast(self._function, ctypes.c_void_p)
+        status = border.call(
+            "foreign",
+            int(y0.dtype == torch.float64),
+            y0.numel(),
+            self.packed,
+            pointer,
+            ctypes.addressof(number),
+            ctypes.addressof(addresses),
+        )
+        if status is not Status.SUCCESS:
+            raise BackendUnavailableError(f"Julia could not make the field: {border.message()}")
+        self._keep(session, number.value)
+        size = y0.numel()
+        sizes = (1, size, size, self.packed, size, size, self.packed)
+        self._t, self._y, self._cotangent, _, self._dy, self._y_bar, self._params_bar = (
+            _as_tensor(address, y0.dtype, n) for address, n in zip(addresses, sizes, strict=True)
+        )
+
+    def bind(self, tensors: Sequence[Tensor], params: Sequence[Tensor]) -> None:
+        """Nothing: Python reads its own tensors."""
+
+    def _evaluate(self, level: Level, time: float) -> int:
+        try:
+            # A copy: the vector field may keep what it is given.
+            y = self._y.clone().view(self._shape)
+            t = torch.tensor(time, dtype=y.dtype)
+            if level is Level.FIELD:
+                with torch.no_grad():
+                    dy = self._field(t, y)
+            else:
+                cotangent = self._cotangent.clone().view(self._shape)
+                wanted = self._params if level is Level.JOINT else ()
+                dy, y_bar, *params_bar = evaluate_joint(self._field, t, y, cotangent, wanted)
+                _store(self._y_bar, [y_bar], [y])
+                if level is Level.JOINT:
+                    _store(self._params_bar, params_bar, self._params)
+            self._dy.copy_(dy.detach().reshape(-1))
+        except BaseException as error:  # it cannot pass through Julia
+            self.error = error
+            return 1
+        return 0
+
+
+class Binding:
+    """A field together with the tensors of one vector field, bound anew before each solve."""
+
+    def __init__(
+        self, field: JuliaField, tensors: Sequence[Tensor], params: Sequence[Tensor]
+    ) -> None:
+        self.field = field
+        self._tensors = tuple(tensors)
+        self._params = tuple(params)
+
+    def bind(self) -> None:
+        """On the home thread, right before a solve."""
+        self.field.error = None
+        self.field.bind(self._tensors, self._params)
+
+
+_built: OrderedDict[str, CompiledField] = OrderedDict()
+
+BUILT_KEPT = 64
+"""Fields kept in Julia for tapes that may come again; the least recently used goes first."""
+
+
+def compiled_field(
+    session: Session, border: Border, compilation: Compilation
+) -> tuple[CompiledField, bool]:
+    """The field of a tape, and whether it had to be built; on the home thread only."""
+    text = str(compilation.tape) + _constants(compilation.tape)
+    field = _built.get(text)
+    if field is not None:
+        _built.move_to_end(text)
+        return field, False
+    field = _built[text] = CompiledField(session, border, compilation.tape)
+    while len(_built) > BUILT_KEPT:
+        _built.popitem(last=False)
+    return field, True
+
+
+def _constants(tape: Tape) -> str:
+    values = (buffer.value for buffer in tape.buffers if buffer.value is not None)
+    return "".join(value.numpy().tobytes().hex() for value in values)
+
+
+def _as_tensor(address: int | None, dtype: torch.dtype, size: int) -> Tensor:
+    """A tensor over memory that Julia owns."""
+    assert address is not None
+    memory = (ctypes.c_byte * (size * dtype.itemsize)).from_address(address)
+    return torch.frombuffer(memory, dtype=dtype)
+
+
+def _store(out: Tensor, parts: Sequence[Tensor | None], like: Sequence[Tensor]) -> None:
+    """Write gradients one after the other, zeros where there is none."""
+    offset = 0
+    for part, x in zip(parts, like, strict=True):
+        piece = out[offset : offset + x.numel()]
+        if part is None:
+            piece.zero_()
+        else:
+            piece.copy_(part.detach().reshape(-1))
+        offset += x.numel()

@@ -1,0 +1,313 @@
+"""A direction's settings in the form that PySemi.jl takes them."""
+
+from __future__ import annotations
+
+import ctypes
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pysemi.errors import ArgumentError, describe
+from pysemi.methods import julia_algorithm
+from pysemi.norms import BoundNorm, StateNorm
+from pysemi.problem import DEFAULT_MAX_NUM_STEPS, Adjoint, Problem, SolverSettings
+from pysemi.runtime.border import CSettings, ForeignNormFunction
+
+__all__ = ["JuliaSettings", "adjoint_settings", "check_settings", "forward_settings"]
+
+CONTROLLERS = ("default", "torchdiffeq")
+TWINS = ("DP5", "BS3")
+"""Algorithms that have torchdiffeq's own steps (``julia/PySemi/src/torchdiffeq.jl``)."""
+
+_TAKEN = {"controller", "first_step", "safety", "ifactor", "dfactor", "jump_t", "step_t"}
+_CONTROL = ("safety", "ifactor", "dfactor")
+_REFUSED = {"min_step", "max_step"}
+
+
+class JuliaSettings:
+    """Settings, and the memory that their C form points into.
+
+    Attributes
+    ----------
+    c : CSettings
+        Valid as long as this object lives.
+    algorithm : str
+        OrdinaryDiffEq's name.
+    error : BaseException or None
+        What the user's norm raised.
+    """
+
+    def __init__(
+        self,
+        settings: SolverSettings,
+        rtol: NDArray[np.float64],
+        atol: NDArray[np.float64],
+        norm: _Components | _Callable,
+    ) -> None:
+        options = settings.options
+        self.algorithm = julia_algorithm(settings.method)
+        self.error: BaseException | None = None
+        self._kept: list[Any] = []
+        c = self.c = CSettings()
+        c.algorithm = self._text(self.algorithm)
+        c.rtol, c.nrtol = self._array(rtol)
+        c.atol, c.natol = self._array(atol)
+        if isinstance(norm, _Components):
+            pairs = np.asarray(norm.ranges, dtype=np.int64).reshape(-1)
+            c.components, c.ncomponents = self._array(pairs)[0], len(norm.ranges)
+            c.weights, c.nweights = self._array(norm.weights)
+        else:
+            c.norm = self._function(norm)
+        budget = settings.max_num_steps
+        c.maxiters = DEFAULT_MAX_NUM_STEPS if budget is None else budget
+        c.torchdiffeq = int(options.get("controller", "default") == "torchdiffeq")
+        c.first_step = float(options.get("first_step") or 0.0)
+        c.safety = float(options.get("safety", 0.9))
+        c.ifactor = float(options.get("ifactor", 10.0))
+        c.dfactor = float(options.get("dfactor", 0.2))
+        c.jumps, c.njumps = self._array(_times(options.get("jump_t")))
+        c.steps, c.nsteps = self._array(_times(options.get("step_t")))
+
+    def _text(self, text: str) -> int:
+        buffer = ctypes.create_string_buffer(text.encode())
+        self._kept.append(buffer)
+        return ctypes.addressof(buffer)
+
+    def _array(self, values: NDArray[Any]) -> tuple[int, int]:
+        self._kept.append(values)
+        return values.ctypes.data, len(values)
+
+    def _function(self, norm: _Callable) -> int:
+        kind = ctypes.c_float if norm.dtype == torch.float32 else ctypes.c_double
+
+        def call(address: int, length: int) -> float:
+            try:
+                memory = (kind * length).from_address(address)
+                return float(norm.function(torch.frombuffer(memory, dtype=norm.dtype)))
+            except BaseException as error:  # it cannot pass through Julia
+                self.error = error
+                return -1.0
+
+        wrapped = ForeignNormFunction(call)
+        self._kept.append(wrapped)
+        address = ctypes.cast(wrapped, ctypes.c_void_p).value
+        assert address is not None
+        return address
+
+
+class _Components:
+    """A norm that is the largest of some weighted RMS, for which Julia needs no Python."""
+
+    def __init__(self, ranges: Sequence[tuple[int, int]], weights: NDArray[np.float64]) -> None:
+        self.ranges = list(ranges)
+        self.weights = weights
+
+    def shifted(self, by: int) -> list[tuple[int, int]]:
+        return [(first + by, last + by) for first, last in self.ranges]
+
+
+class _Callable:
+    def __init__(self, function: Any, dtype: torch.dtype) -> None:
+        self.function = function
+        self.dtype = dtype
+
+
+_NO_WEIGHTS = np.empty(0, dtype=np.float64)
+
+
+def check_settings(name: str, settings: SolverSettings) -> None:
+    """Refuse what the Julia backend does not have.
+
+    Raises
+    ------
+    ArgumentError
+    """
+    algorithm = julia_algorithm(settings.method)
+    options = settings.options
+    controller = options.get("controller", "default")
+    if controller not in CONTROLLERS:
+        raise ArgumentError(
+            f"{name}['controller']",
+            f"{describe(controller)} is not one of {', '.join(map(repr, CONTROLLERS))}",
+        )
+    if controller == "torchdiffeq" and algorithm not in TWINS:
+        raise ArgumentError(
+            f"{name}['controller']",
+            f"'torchdiffeq' is for the methods 'dopri5' and 'bosh3', not {settings.method!r}",
+        )
+    if controller != "torchdiffeq":
+        given = [key for key in _CONTROL if key in options]
+        if given:
+            raise ArgumentError(
+                f"{name}[{given[0]!r}]",
+                "belongs to torchdiffeq's step size control; give controller='torchdiffeq' with "
+                "it, or leave it out",
+            )
+    for key in _REFUSED & set(options):
+        raise ArgumentError(f"{name}[{key!r}]", "is not available with backend='julia'")
+    dtype = options.get("dtype", torch.float64)
+    if dtype != torch.float64:
+        raise ArgumentError(f"{name}['dtype']", f"{dtype}: on Julia time is always float64")
+    unknown = set(options) - _TAKEN - {"dtype"}
+    if unknown:
+        # As torchdiffeq does.
+        warnings.warn(f"{name}: unexpected {sorted(unknown)}", stacklevel=5)
+
+
+def forward_settings(problem: Problem) -> JuliaSettings:
+    """Settings of the forward solve."""
+    settings = problem.settings
+    size = problem.y0.numel()
+    return JuliaSettings(
+        settings,
+        _spread(settings.rtol, problem.y0),
+        _spread(settings.atol, problem.y0),
+        _state_norm(settings.norm, problem, size),
+    )
+
+
+def adjoint_settings(problem: Problem, adjoint: Adjoint, packed: int) -> JuliaSettings:
+    """Settings of the backward solve.
+
+    Parameters
+    ----------
+    packed : int
+        Length of the parameter part of Julia's augmented state [λ; a_θ; y], which is
+        longer than all parameters together where there are none.
+    """
+    settings = adjoint.settings
+    if adjoint.name == "backsolve":
+        norm = _augmented_norm(problem, adjoint, packed)
+        rtol = _augmented(settings.rtol, problem, adjoint, packed)
+        atol = _augmented(settings.atol, problem, adjoint, packed)
+    else:  # the state is λ alone
+        norm = _state_norm(_norm_of_cotangent(problem, adjoint), problem, problem.y0.numel())
+        rtol, atol = (
+            _spread(t if not isinstance(t, tuple) else t[2], problem.y0)
+            for t in (settings.rtol, settings.atol)
+        )
+    return JuliaSettings(settings, rtol, atol, norm)
+
+
+def _norm_of_cotangent(problem: Problem, adjoint: Adjoint) -> BoundNorm:
+    norm = adjoint.settings.norm
+    if isinstance(norm.spec, StateNorm) or norm.spec == "rms":
+        return norm
+    if callable(norm.spec):
+        raise ArgumentError(
+            "adjoint_options['norm']",
+            f"a callable norm looks at the whole augmented state; with adjoint={adjoint.name!r} "
+            "there is only λ: give 'default', 'rms' or a StateNorm",
+        )
+    return problem.settings.norm
+
+
+def _state_norm(norm: BoundNorm, problem: Problem, size: int) -> _Components | _Callable:
+    found = _components(norm, problem)
+    if found is not None:
+        return found
+    shape, dtype = problem.y0.shape, problem.y0.dtype
+    return _Callable(lambda flat: norm.function(flat.view(shape)), dtype)
+
+
+def _components(norm: BoundNorm, problem: Problem) -> _Components | None:
+    """The norm of a state as ranges and weights; None for a callable."""
+    sizes = problem.layout.sizes
+    ends = np.cumsum(sizes)
+    each = [(int(end) - size + 1, int(end)) for end, size in zip(ends, sizes, strict=True)]
+    if norm.spec == "rms":
+        return _Components([(1, int(ends[-1]))], _NO_WEIGHTS)
+    if norm.spec == "default":
+        return _Components(each, _NO_WEIGHTS)
+    if isinstance(norm.spec, StateNorm):
+        spread = [
+            weight.expand(shape).reshape(-1)
+            for weight, shape in zip(norm.spec.weights, problem.layout.shapes, strict=True)
+        ]
+        return _Components(each, torch.cat(spread).numpy().astype(np.float64))
+    return None
+
+
+def _augmented_norm(problem: Problem, adjoint: Adjoint, packed: int) -> _Components | _Callable:
+    norm = adjoint.settings.norm
+    size = problem.y0.numel()
+    total = 2 * size + packed
+    lengths = [param.numel() for param in adjoint.params]
+    if norm.spec == "rms":
+        counted = np.ones(total)
+        counted[size + sum(lengths) : size + packed] = 0  # the silent parameter
+        return _Components([(1, total)], counted)
+    own = norm if isinstance(norm.spec, StateNorm) else problem.settings.norm
+    state = None if callable(norm.spec) and own is not norm else _components(own, problem)
+    if state is None:
+        return _Callable(_as_augmented(norm, problem, adjoint, packed), problem.y0.dtype)
+    ranges = [*state.ranges, *state.shifted(size + packed)]
+    if norm.spec == "default":
+        ends = np.cumsum([size, *lengths])
+        ranges += [(int(end) + 1, int(end) + n) for end, n in zip(ends, lengths, strict=False)]
+    weights = _NO_WEIGHTS
+    if len(state.weights):
+        weights = np.concatenate([state.weights, np.ones(packed), state.weights])
+    return _Components(ranges, weights)
+
+
+def _as_augmented(norm: BoundNorm, problem: Problem, adjoint: Adjoint, packed: int) -> Any:
+    """The norm as a function of Julia's vector [λ; a_θ; y]."""
+    size, shape = problem.y0.numel(), problem.y0.shape
+    shapes = [param.shape for param in adjoint.params]
+
+    def function(flat: Tensor) -> Tensor:
+        a_y, middle, y = flat.split([size, packed, size])
+        pieces = middle[: sum(s.numel() for s in shapes)].split([s.numel() for s in shapes])
+        a_theta = [piece.view(s) for piece, s in zip(pieces, shapes, strict=True)]
+        return norm.function((flat.new_zeros(()), y.view(shape), a_y.view(shape), *a_theta))
+
+    return function
+
+
+def _augmented(
+    tolerance: Any, problem: Problem, adjoint: Adjoint, packed: int
+) -> NDArray[np.float64]:
+    """Tolerances given per part (a_t, y, a_y, a_θ...) in Julia's order [λ; a_θ; y]."""
+    if not isinstance(tolerance, tuple):
+        return _number(tolerance)
+    _, y, a_y, *a_theta = tolerance
+    parts = [_full(a_y, problem.y0)]
+    parts += [_full(part, param) for part, param in zip(a_theta, adjoint.params, strict=True)]
+    missing = packed - sum(param.numel() for param in adjoint.params)
+    parts += [np.ones(missing), _full(y, problem.y0)]
+    return np.concatenate(parts)
+
+
+def _spread(tolerance: Any, like: Tensor) -> NDArray[np.float64]:
+    if isinstance(tolerance, Tensor) and tolerance.ndim > 0:
+        return _full(tolerance, like)
+    return _number(tolerance)
+
+
+def _full(tolerance: Any, like: Tensor) -> NDArray[np.float64]:
+    value = torch.as_tensor(tolerance, dtype=torch.float64)
+    if value.numel() == like.numel():
+        value = value.reshape(like.shape)
+    spread: NDArray[np.float64] = value.expand(like.shape).reshape(-1).contiguous().numpy()
+    return spread
+
+
+def _number(tolerance: Any) -> NDArray[np.float64]:
+    return np.array([float(tolerance)], dtype=np.float64)
+
+
+def _times(times: Any) -> NDArray[np.float64]:
+    if times is None:
+        return np.empty(0, dtype=np.float64)
+    values: NDArray[np.float64] = (
+        torch.as_tensor(times).detach().to(device="cpu", dtype=torch.float64).reshape(-1).numpy()
+    )
+    return np.sort(values)
+
+

@@ -1,0 +1,184 @@
+"""The C functions of PySemi.jl, and the structs that they take.
+
+The other side is ``julia/PySemi/src/border.jl``: layouts, statuses and meanings are the
+same, and sizes are compared when Julia starts. Calls release Python's lock.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from ctypes import c_double, c_int32, c_int64, c_void_p
+from enum import IntEnum
+from typing import Any
+
+from pysemi.errors import BackendUnavailableError
+
+__all__ = [
+    "Border",
+    "CBackward",
+    "CForward",
+    "CReport",
+    "CSettings",
+    "ForeignNormFunction",
+    "ForeignProgram",
+    "Level",
+    "Status",
+]
+
+
+class Status(IntEnum):
+    """How a call ended."""
+
+    SUCCESS = 0
+    FAILED = 1
+    STOPPED = 2
+    FOREIGN = 3
+    NON_FINITE = 4
+    UNDERFLOW = 5
+    EXHAUSTED = 6
+    UNKNOWN_ALGORITHM = 7
+
+
+class Level(IntEnum):
+    """Programs of a field; each computes what those before it do."""
+
+    FIELD = 1
+    PULLBACK = 2
+    JOINT = 3
+
+
+class CSettings(ctypes.Structure):
+    """One direction's settings."""
+
+    _fields_ = [
+        ("algorithm", c_void_p),
+        ("rtol", c_void_p),
+        ("nrtol", c_int64),
+        ("atol", c_void_p),
+        ("natol", c_int64),
+        ("components", c_void_p),
+        ("ncomponents", c_int64),
+        ("weights", c_void_p),
+        ("nweights", c_int64),
+        ("norm", c_void_p),
+        ("maxiters", c_int64),
+        ("torchdiffeq", c_int64),
+        ("first_step", c_double),
+        ("safety", c_double),
+        ("ifactor", c_double),
+        ("dfactor", c_double),
+        ("jumps", c_void_p),
+        ("njumps", c_int64),
+        ("steps", c_void_p),
+        ("nsteps", c_int64),
+    ]
+
+
+class CForward(ctypes.Structure):
+    """A forward solve."""
+
+    _fields_ = [
+        ("field", c_int64),
+        ("settings", CSettings),
+        ("times", c_void_p),
+        ("ntimes", c_int64),
+        ("y0", c_void_p),
+        ("y", c_void_p),
+        ("keep", c_int64),
+        ("recording", c_int64),
+        ("stop", c_void_p),
+    ]
+
+
+class CBackward(ctypes.Structure):
+    """A backward solve."""
+
+    _fields_ = [
+        ("field", c_int64),
+        ("solution", c_int64),
+        ("settings", CSettings),
+        ("adjoint", c_int64),
+        ("cotangents", c_void_p),
+        ("y_bar", c_void_p),
+        ("params_bar", c_void_p),
+        ("recording", c_int64),
+        ("stop", c_void_p),
+    ]
+
+
+class CReport(ctypes.Structure):
+    """What a solve did."""
+
+    _fields_ = [
+        ("status", c_int32),
+        ("solution", c_int64),
+        ("nf", c_int64),
+        ("nvjp", c_int64),
+        ("accepted", c_int64),
+        ("rejected", c_int64),
+        ("t", c_double),
+        ("dt", c_double),
+        ("error_norm", c_double),
+        ("evaluations", c_int64),
+        ("steps", c_int64),
+        ("rejections", c_int64),
+    ]
+
+
+ForeignProgram = ctypes.CFUNCTYPE(c_int32, c_int32, c_double)
+"""(level, t) -> 0, or 1 if it raised: a vector field that Python evaluates."""
+
+ForeignNormFunction = ctypes.CFUNCTYPE(c_double, c_void_p, c_int64)
+"""(pointer, length) -> the norm, or -1 if it raised."""
+
+_SIGNATURES: dict[str, tuple[Any, ...]] = {
+    "message": (c_void_p, c_int64),
+    "build": (c_void_p, c_int64, c_void_p, c_void_p),
+    "foreign": (c_int64, c_int64, c_int64, c_void_p, c_void_p, c_void_p),
+    "evaluate": (c_int64, c_int64),
+    "release": (c_int64,),
+    "times": (c_int64, c_void_p, c_void_p, c_void_p, c_void_p),
+    "forward": (c_void_p, c_void_p),
+    "backward": (c_void_p, c_void_p),
+}
+
+_STRUCTS = (CForward, CBackward, CReport)
+
+
+class Border:
+    """The C functions, by name, to be called on the home thread.
+
+    Parameters
+    ----------
+    entry_points : mapping
+        ``PySemi.entry_points()``: addresses of the functions and sizes of the structs.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If the two sides do not fit together.
+    """
+
+    def __init__(self, entry_points: Mapping[str, int]) -> None:
+        for struct in _STRUCTS:
+            theirs, ours = entry_points[f"sizeof {struct.__name__}"], ctypes.sizeof(struct)
+            if theirs != ours:
+                raise BackendUnavailableError(
+                    f"PySemi.jl and pysemi do not fit together: {struct.__name__} has {theirs} "
+                    f"bytes in Julia and {ours} in Python; reinstall pysemi"
+                )
+        self._functions = {
+            name: ctypes.CFUNCTYPE(c_int32, *arguments)(entry_points[name])
+            for name, arguments in _SIGNATURES.items()
+        }
+
+    def call(self, name: str, *arguments: Any) -> Status:
+        """Call one function."""
+        return Status(self._functions[name](*arguments))
+
+    def message(self) -> str:
+        """Julia's words for the last failure."""
+        text = ctypes.create_string_buffer(4096)
+        self._functions["message"](ctypes.addressof(text), len(text))
+        return text.value.decode(errors="replace")

@@ -1,0 +1,206 @@
+"""The Julia in this process: started once, at the first call that needs it.
+
+The only module that imports juliacall. The variables that juliacall and PythonCall
+read are set here, each with its reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from pysemi.config import JuliaConfig
+from pysemi.errors import BackendUnavailableError
+from pysemi.runtime.border import Border
+from pysemi.runtime.environment import juliacall_environment
+from pysemi.runtime.home import CallersHome, Home, StopFlag
+from pysemi.runtime.location import find_julia
+
+__all__ = ["Session", "julia_packages", "session", "started_session"]
+
+
+T = TypeVar("T")
+
+_REMEDY = (
+    "install one with `pysemi julia install`, or name one that is there with "
+    "`pysemi julia use EXE --project DIR`; `pysemi doctor` says what is missing"
+)
+
+
+class Session:
+    """A running Julia with PySemi.jl loaded.
+
+    Attributes
+    ----------
+    home : Home
+        The thread that Julia lives on.
+    """
+
+    def __init__(self, julia: JuliaConfig, *, already_running: bool) -> None:
+        # A Julia that someone else has started cannot be moved to another thread.
+        self.home = CallersHome() if already_running else Home()
+        self._released: list[int] = []
+        self._blas_threads = 0
+        interrupt = _python_interrupt_handler()
+        self._main, self._border = self.home.run(lambda: _start(julia))
+        _keep_interrupts_in_python(interrupt)
+
+    def run(self, job: Callable[[Border], T], stop: StopFlag | None = None) -> T:
+        """Run ``job`` on the home thread, with the border's C functions at hand.
+
+        Calls across the border release Python's lock. ``stop`` is set if the wait is
+        interrupted.
+        """
+
+        def at_home() -> T:
+            self._release_waiting()
+            self._follow_torch_threads()
+            return job(self._border)
+
+        return self.home.run(at_home, stop)
+
+    def evaluate(self, code: str) -> Any:
+        """Evaluate Julia code on the home thread; for information, not for hot paths."""
+        return self.home.run(lambda: _plain(self._main.seval(code)))
+
+    def release(self, number: int) -> None:
+        """Let Julia forget what it holds under ``number``, at the next call.
+
+        May be called from anywhere, a finalizer included.
+        """
+        self._released.append(number)  # atomic; a lock here could deadlock a finalizer
+
+    def _release_waiting(self) -> None:
+        while self._released:
+            self._border.call("release", self._released.pop())
+
+    def _follow_torch_threads(self) -> None:
+        threads = torch.get_num_threads()
+        if threads != self._blas_threads and not os.environ.get("PYSEMI_BLAS_THREADS"):
+            self._main.PySemi.BLAS.set_num_threads(threads)
+            self._blas_threads = threads
+
+
+_session: Session | None = None
+_failure: BackendUnavailableError | None = None
+_starting = threading.Lock()
+
+
+def session() -> Session:
+    """The running Julia; starts it if need be.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If there is no Julia, or it cannot be used; the message names the command
+        that mends it.
+    """
+    global _session, _failure
+    if _session is not None:
+        _session.home.check_process()
+        return _session
+    with _starting:
+        if _session is not None:
+            return _session
+        if _failure is not None:  # Julia can be started once per process
+            raise _failure
+        found = find_julia()
+        if found is None:
+            raise BackendUnavailableError(f"there is no Julia: {_REMEDY}")
+        try:
+            _session = Session(found.julia, already_running=found.source == "running")
+        except BackendUnavailableError as error:
+            _failure = error
+            raise
+    return _session
+
+
+def started_session() -> Session | None:
+    """The running Julia, or None if none was started yet."""
+    return _session
+
+
+def julia_packages() -> Path:
+    """The folder that holds PySemi.jl: inside the installed package, or beside it."""
+    package = Path(__file__).parent.parent
+    for folder in (package / "julia", package.parent / "julia"):
+        if (folder / "PySemi" / "Project.toml").is_file():
+            return folder
+    raise BackendUnavailableError(
+        f"PySemi.jl is not where it was installed ({package / 'julia'}); reinstall pysemi"
+    )
+
+
+def _start(julia: JuliaConfig) -> tuple[Any, Border]:
+    variables = {
+        **juliacall_environment(julia),
+        # Julia's garbage collector stops its threads by signals; without this it crashes
+        # as soon as there are two.
+        "PYTHON_JULIACALL_HANDLE_SIGNALS": "yes",
+        # diffeqpy looks for the program on PATH.
+        "PATH": os.pathsep.join([str(julia.executable.parent), os.environ.get("PATH", "")]),
+    }
+    folder = julia_packages()
+    try:
+        with _environment(variables):
+            from diffeqpy import load_julia_packages
+            from juliacall import Main
+
+            Main.seval(f"push!(LOAD_PATH, {_julia_string(str(folder))})")
+            package = load_julia_packages("PySemi")
+            points = {str(name): int(value) for name, value in package.entry_points().items()}
+    except Exception as error:
+        raise BackendUnavailableError(
+            f"Julia ({julia.executable}, project {julia.project}) could not load PySemi.jl: "
+            f"{_first_lines(error)}; `pysemi doctor` checks it step by step"
+        ) from error
+    return Main, Border(points)
+
+
+@contextlib.contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """Set variables while Julia starts; PATH alone is put back."""
+    path = os.environ.get("PATH")
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        if path is not None:
+            os.environ["PATH"] = path
+
+
+def _python_interrupt_handler() -> Any:
+    return signal.getsignal(signal.SIGINT)
+
+
+def _keep_interrupts_in_python(handler: Any) -> None:
+    """Give Ctrl-C back to Python: Julia's start takes it, and then it is lost."""
+    if threading.current_thread() is not threading.main_thread() or handler is None:
+        return
+    signal.signal(signal.SIGINT, handler)
+    with contextlib.suppress(AttributeError, ValueError):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def _julia_string(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$")
+    return f'"{escaped}"'
+
+
+def _plain(value: Any) -> Any:
+    """A Julia value as Python's own, so that no reference to Julia leaves the home thread."""
+    return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)
+
+
+def _first_lines(error: BaseException, count: int = 3) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return " / ".join(lines[:count]) or type(error).__name__
+
+
