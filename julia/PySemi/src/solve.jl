@@ -92,8 +92,8 @@ end
 Base.showerror(io::IO, e::UnknownAlgorithm) =
     print(io, "OrdinaryDiffEq has no algorithm ", e.name)
 
+# Also where nothing jumps, so that all solves are of one type.
 function jump_callback(field, jumps)
-    isempty(jumps) && return nothing
     condition(_, t, _) = t in jumps
     function affect!(integrator)
         pass_jump!(field)

@@ -2,35 +2,41 @@
 # languages. Source: torchdiffeq 0.2.5, _impl/rk_common.py, misc.py, interp.py, dopri5.py.
 
 """
-    Twin(order, scale, middle, stages)
+    Twin(order, scale, middle, change, stages)
 
 What torchdiffeq has that OrdinaryDiffEq's method of the same name has not.
 
 - `order`: in the controller's exponent.
 - `scale`: torchdiffeq's error estimate over OrdinaryDiffEq's.
-- `middle`: weights of the stages in the state at the middle of a step, for interpolation.
-- `stages`: the stages in an integrator's cache.
+- `middle`, `change`: the state in the middle of a step, for interpolation, is
+  `y0 + change * (y1 - y0) + h * sum(middle .* stages)`.
+- `stages`: of an integrator's cache, the first and the last slope among them.
 """
 struct Twin{N, S}
     order::Int
     scale::Float64
     middle::NTuple{N, Float64}
+    change::Float64
     stages::S
 end
 
-# Shampine's embedded method, which torchdiffeq uses, differs from Hairer's, in DP5, by
-# this factor; the weights of the middle are Shampine's too ("Some practical Runge-Kutta
-# formulas", Math. Comp. 46, 1986).
+# Shampine's embedded method, which torchdiffeq uses, differs from Hairer's, in DP5, by a
+# factor of 2/3. The weights of the middle are Shampine's too ("Some practical Runge-Kutta
+# formulas", Math. Comp. 46, 1986). DP5 overwrites its second and third stage; the second has
+# no weight, and the third is what y1 - y0 holds beside the others.
+const DP5_MIDDLE = (
+    6025192743 / 30085553152 / 2, 51252292925 / 65400821598 / 2, -2691868925 / 45128329728 / 2,
+    187940372067 / 1594534317056 / 2, -1776094331 / 19743644256 / 2, 11237099 / 235043384 / 2,
+)
+const DP5_SOLUTION = (35 / 384, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84, 0.0)
+const DP5_CHANGE = DP5_MIDDLE[2] / DP5_SOLUTION[2]
+
 twin(::DP5) = Twin(
     5, 2 / 3,
-    (
-        6025192743 / 30085553152 / 2, 0.0, 51252292925 / 65400821598 / 2,
-        -2691868925 / 45128329728 / 2, 187940372067 / 1594534317056 / 2,
-        -1776094331 / 19743644256 / 2, 11237099 / 235043384 / 2,
-    ),
-    c -> (c.k1, c.k2, c.k3, c.k4, c.k5, c.k6, c.k7),
+    Tuple(DP5_MIDDLE[i] - DP5_CHANGE * DP5_SOLUTION[i] for i in (1, 3, 4, 5, 6)), DP5_CHANGE,
+    c -> (c.k1, c.k4, c.k5, c.k6, c.k7),
 )
-twin(::BS3) = Twin(3, 1.0, (0.0, 0.5, 0.0, 0.0), c -> (c.fsalfirst, c.k2, c.k3, c.k4))
+twin(::BS3) = Twin(3, 1.0, (0.0, 0.5, 0.0), 0.0, c -> (c.fsalfirst, c.k2, c.k4))
 twin(alg) = throw(ArgumentError("$(nameof(typeof(alg))) has no twin in torchdiffeq"))
 
 """
@@ -111,7 +117,7 @@ function interpolate!(work, integrator, like, t)
     h = T(t1 - t0)
     y0, y1 = integrator.uprev, integrator.u
     stages = like.stages(integrator.cache)
-    copyto!(middle, y0)
+    @. middle = y0 + T(like.change) * (y1 - y0)
     for (weight, k) in zip(like.middle, stages)
         weight == 0 || (middle .+= (h * T(weight)) .* k)
     end
