@@ -94,6 +94,13 @@ class Main:
 '''
 
 
+@pytest.fixture(autouse=True)
+def torch_unless_marked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let backend="auto" be torch, Julia or not, except where a test is about Julia."""
+    if request.node.get_closest_marker("julia") is None:
+        monkeypatch.setenv("PYSEMI_BACKEND", "torch")
+
+
 @pytest.fixture
 def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keep this machine's Julias and settings out of a test; return pysemi's config folder."""
@@ -104,8 +111,10 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     for variable in list(os.environ):
-        if variable.startswith(("JULIA", "PYTHON_JULIA")):
+        if variable.startswith(("JULIA", "PYTHON_JULIA", "PYSEMI_BACKEND")):
             monkeypatch.delenv(variable)
+    # Another test may have started one in this process.
+    monkeypatch.delitem(sys.modules, "juliacall", raising=False)
     # What a Python started from here finds, and this process, whose juliapkg is loaded.
     project = tmp_path / "juliapkg-project"
     monkeypatch.setenv("PYTHON_JULIAPKG_PROJECT", str(project))

@@ -7,6 +7,7 @@ arguments (``pysemi.problem`` does) or autograd (``pysemi.adjoint`` does).
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from functools import cache
 
@@ -15,10 +16,22 @@ from pysemi.errors import ArgumentError, BackendUnavailableError, ConfigurationE
 from pysemi.problem import Adjoint, Problem
 from pysemi.runtime.location import find_julia
 
-__all__ = ["BACKENDS", "Backend", "Gradients", "Solution", "choose_backend", "explain_auto"]
+__all__ = [
+    "BACKENDS",
+    "BACKEND_VARIABLE",
+    "Backend",
+    "Gradients",
+    "Solution",
+    "choose_backend",
+    "explain_auto",
+    "settle_backend",
+]
 
 BACKENDS = ("auto", "torch", "julia")
 """Values of the ``backend`` argument."""
+
+BACKEND_VARIABLE = "PYSEMI_BACKEND"
+"""Environment variable: what "auto" is to mean, "torch" or "julia"."""
 
 _log = logging.getLogger("pysemi")
 
@@ -49,6 +62,11 @@ def choose_backend(
 
 def explain_auto() -> tuple[str, str]:
     """Return the backend that ``backend="auto"`` means now, and the reason."""
+    asked = os.environ.get(BACKEND_VARIABLE)
+    if asked:
+        if asked not in ("torch", "julia"):
+            raise ArgumentError(BACKEND_VARIABLE, f"{describe(asked)} is neither 'torch' nor 'julia'")
+        return asked, f"{BACKEND_VARIABLE} says so"
     try:
         found = find_julia()
     except ConfigurationError as error:
@@ -59,6 +77,35 @@ def explain_auto() -> tuple[str, str]:
             "--project DIR` names one that is there"
         )
     return "julia", f"{found.julia.executable} is {found.origin}"
+
+
+def settle_backend(name: str) -> str:
+    """Return "torch" or "julia" for the argument ``backend=name``, with Julia started.
+
+    For a series of solves that are all to run on one backend.
+
+    Raises
+    ------
+    ArgumentError
+        If there is no such backend.
+    BackendUnavailableError
+        If Julia was asked for by name and cannot run here.
+    """
+    if name not in BACKENDS:
+        raise ArgumentError(
+            "backend", f"{describe(name)} is not one of {', '.join(map(repr, BACKENDS))}"
+        )
+    settled, reason = explain_auto() if name == "auto" else (name, "it was asked for")
+    if settled == "julia":
+        try:
+            _named("julia", "auto").start()
+        except BackendUnavailableError as error:
+            if name != "auto":
+                raise
+            _warn_unusable(str(error))
+            return "torch"
+    _announce(settled, reason)
+    return settled
 
 
 def _named(name: str, bridge: str) -> Backend:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from pysemi.atomic import write_json
-from pysemi.backends import choose_backend
+from pysemi.backends import settle_backend
 from pysemi.errors import ArgumentError, MissingExtraError, ResumeError
 from pysemi.experiments.environment import describe_environment
 from pysemi.experiments.experiment import Experiment
@@ -101,7 +101,7 @@ def reproduce(plan: Plan, progress: Progress) -> Outcome:
         From the backend, the data and the solves.
     """
     _check(plan)
-    backend = choose_backend(plan.backend).name
+    backend = settle_backend(plan.backend)
     threads_before = torch.get_num_threads()
     torch.set_num_threads(plan.threads)
     try:

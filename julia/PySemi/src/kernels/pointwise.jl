@@ -23,46 +23,59 @@ end
 @inline put!(x::Run, value, i) = unsafe_store!(x.at, value, i + 1)
 @inline put!(x::Stride, value, i) = unsafe_store!(x.at, value, i * x.step + 1)
 
-"""
-    PointwiseLoop
+# Which of these an operand is, as a value: tuples of them have a type of their own.
+struct AsRun end
+struct AsStride end
+struct AsSingle end
 
-`out .= f.(args...)` as loops over memory. `K` is a tuple that says for each operand, the
-result first, how the innermost loop moves: `:run`, `:stride` or `:single`.
-"""
-struct PointwiseLoop{K, F, O, A <: Tuple, N} <: Function
-    f::F
-    out::Ptr{O}
-    args::A
-    nest::Nest{N}
-end
+@inline access(::AsRun, p::Ptr, _) = Run(p)
+@inline access(::AsStride, p::Ptr, step) = Stride(p, step)
+@inline access(::AsSingle, p::Ptr, _) = Single(unsafe_load(p))
 
-function PointwiseLoop(f, out::Ptr, args::Tuple, nest::Nest{N}) where {N}
-    kinds = ntuple(k -> movement(nest.strides[k][1], k), N)
-    return PointwiseLoop{kinds, typeof(f), eltype(out), typeof(args), N}(f, out, args, nest)
-end
-
-movement(step, k) = step == 1 ? :run : (step == 0 && k > 1) ? :single : :stride
-
-@inline access(::Val{:run}, p::Ptr, _) = Run(p)
-@inline access(::Val{:stride}, p::Ptr, step) = Stride(p, step)
-@inline access(::Val{:single}, p::Ptr, _) = Single(unsafe_load(p))
+"How an operand moves in the innermost loop; the result is never a single element there."
+movement(step) = step == 1 ? AsRun() : step == 0 ? AsSingle() : AsStride()
+result_movement(step) = step == 1 ? AsRun() : AsStride()
 
 @inline element(p::Ptr{T}, offset) where {T} = p + offset * sizeof(T)
 
-function (kernel::PointwiseLoop{K, F, O, A, N})() where {K, F, O, A, N}
-    (; f, out, args, nest) = kernel
+"""
+    PointwiseLoop(f, out, args, nest)
+
+`out .= f.(args...)` as loops over memory; `nest` loops over the result and the arguments.
+"""
+struct PointwiseLoop{F, O, A <: Tuple, R, K <: Tuple, N} <: Function
+    f::F
+    out::Ptr{O}
+    args::A
+    result_kind::R
+    kinds::K
+    nest::Nest{N}
+end
+
+function PointwiseLoop(f, out::Ptr, args::Tuple, nest::Nest)
+    steps = map(first, nest.strides)
+    return PointwiseLoop(
+        f, out, args, result_movement(first(steps)), map(movement, Base.tail(steps)), nest
+    )
+end
+
+function (kernel::PointwiseLoop)()
+    (; f, out, args, result_kind, kinds, nest) = kernel
     n = nest.sizes[1]
+    steps = map(first, nest.strides)
     each_row(nest) do offsets
-        to = access(Val(K[1]), element(out, offsets[1]), nest.strides[1][1])
-        from = ntuple(Val(N - 1)) do k
-            access(Val(K[k + 1]), element(args[k], offsets[k + 1]), nest.strides[k + 1][1])
+        to = access(result_kind, element(out, first(offsets)), first(steps))
+        from = map(kinds, args, Base.tail(offsets), Base.tail(steps)) do kind, arg, offset, step
+            access(kind, element(arg, offset), step)
         end
         row!(f, to, from, n)
     end
     return nothing
 end
 
-@inline function row!(f::F, to, from::A, n) where {F, A}
+# A function of its own: inlined into the outer loops, a long `f` is no longer turned into
+# vector instructions (seen with tanh: 40 µs instead of 2.4 for 6,656 elements).
+@noinline function row!(f::F, to, from::A, n) where {F, A}
     # An operand may lie where the result goes, but then element on element.
     @simd ivdep for i in 0:(n - 1)
         put!(to, f(map(x -> get(x, i), from)...), i)
