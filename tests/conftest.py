@@ -123,6 +123,15 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return config
 
 
+@pytest.fixture
+def no_julia(isolated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without Julia, also if another test has started one in this process."""
+    from pysemi.runtime import session
+
+    monkeypatch.setattr(session, "_session", None)
+    monkeypatch.setattr(session, "_failure", None)
+
+
 def good_version(package: JuliaPackage) -> str:
     """Return a version of ``package`` that pysemi can use."""
     compat = package.compat or "1"

@@ -9,7 +9,6 @@ from torch import nn
 import pysemi
 from pysemi.errors import (
     ArgumentError,
-    BackendUnavailableError,
     NonFiniteStateError,
     PysemiError,
     SolveError,
@@ -117,11 +116,6 @@ def test_an_argument_error_is_a_value_error_that_knows_its_argument():
         solve(rtol=-1)
     assert isinstance(caught.value, PysemiError)
     assert caught.value.argument == "rtol"
-
-
-def test_the_julia_backend_is_refused_while_there_is_none():
-    with pytest.raises(BackendUnavailableError, match="backend='torch'"):
-        solve(backend="julia")
 
 
 class BlowUp(nn.Module):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pysemi.errors import ArgumentError, MissingExtraError, describe
-from pysemi.models import ControlledField, MatrixField
+from pysemi.models.neural_cde import ControlledField, MatrixField
 from pysemi.state import State
 
 __all__ = ["MODELS", "Case", "build", "weighted_loss"]
@@ -36,6 +36,9 @@ class Case:
         a scalar in the solution's dtype.
     options : mapping
         Solver options that belong to the model, such as ``jump_t``; for both directions.
+    has_time_gradient : bool
+        Whether torchdiffeq can say what dL/dt is. Where f jumps it cannot: it gets
+        dL/dt_0 by integrating ∂f/∂t, which is zero on both sides of a jump.
     """
 
     func: nn.Module
@@ -43,6 +46,7 @@ class Case:
     t: Tensor
     loss: Callable[[State], Tensor]
     options: Mapping[str, Any] = field(default_factory=dict)
+    has_time_gradient: bool = True
 
     def to(self, dtype: torch.dtype) -> Case:
         """A copy with module and initial state rounded to ``dtype``."""
@@ -205,7 +209,8 @@ def _cde_cubic(generator: torch.Generator) -> Case:
 
 
 def _cde_linear(generator: torch.Generator) -> Case:
-    return _cde(generator, "linear_interpolation_coeffs", "LinearInterpolation")
+    case = _cde(generator, "linear_interpolation_coeffs", "LinearInterpolation")
+    return replace(case, has_time_gradient=False)
 
 
 def _cde(generator: torch.Generator, coefficients: str, interpolation: str) -> Case:
@@ -219,10 +224,14 @@ def _cde(generator: torch.Generator, coefficients: str, interpolation: str) -> C
     times = torch.arange(9, dtype=torch.float64) / 8
     path = _normal(generator, 5, len(times), 2).cumsum(dim=1) / 3
     series = torch.cat([times.expand(5, -1).unsqueeze(-1), path], dim=-1)
-    control = getattr(torchcde, interpolation)(getattr(torchcde, coefficients)(series, times), times)
+    control = getattr(torchcde, interpolation)(
+        getattr(torchcde, coefficients)(series, times), times
+    )
     matrix_field = MatrixField(3, 6, width=12, depth=2, activation="silu")
     func = ControlledField(_drawn(matrix_field, generator, gain=1.0), control)
-    # Where the control, or one of its derivatives, jumps.
+    # Where a derivative of the control jumps. (A cubic spline's third does: without these
+    # times the solvers would meet kinks, near which a rounding error decides which steps
+    # are rejected.)
     options = {"jump_t": times}
     y0 = _normal(generator, 5, 6)
     return Case(func, y0, _times(0.0, 0.35, 0.75, 1.0), weighted_loss, options)

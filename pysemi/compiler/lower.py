@@ -296,6 +296,14 @@ class _Program:
         views = _views((where, values))
         self._emit(node, "put", out, views, "add" if accumulate else "set", flops=views[1].size)
 
+    def _lower_solve(self, node: Node) -> None:
+        (transposed,) = node.attrs
+        matrix, right = _views(node.args)
+        size = matrix.shape[-1]
+        flops = node.size * size * 2 + matrix.size * size * 2 // 3
+        word = "transposed" if transposed else "plain"
+        self._emit(node, "solve", self._out(node), (matrix, right), word, flops=flops)
+
     def _lower_searchsorted(self, node: Node) -> None:
         (right,) = node.attrs
         side = "right" if right else "left"

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from torch.utils._pytree import tree_flatten, tree_map
 
 from pysemi.compiler.builder import Builder
-from pysemi.compiler.graph import Graph, Literal, View
+from pysemi.compiler.graph import Graph, Handle, Literal, View
 from pysemi.compiler.ops import OPERATORS
 from pysemi.compiler.ops.indexing import constant_value
 from pysemi.compiler.untranslatable import Untranslatable
@@ -81,7 +81,10 @@ def _call(builder: Builder, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any
 
 def _fold(builder: Builder, node: fx.Node, args: Any, kwargs: Any) -> Any:
     """Run the operator now if its result can never change."""
-    operands = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, (View, Literal))]
+    leaves = tree_flatten((args, kwargs))[0]
+    if any(isinstance(x, Handle) for x in leaves):
+        return None
+    operands = [x for x in leaves if isinstance(x, (View, Literal))]
     if not all(isinstance(x, Literal) or x.source.kind == "constant" for x in operands):
         return None
     if torch.Tag.nondeterministic_seeded in node.target.tags:  # type: ignore[union-attr]

@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -151,7 +152,11 @@ def _start(julia: JuliaConfig) -> tuple[Any, Border]:
     try:
         with _environment(variables):
             from diffeqpy import load_julia_packages
-            from juliacall import Main
+
+            with warnings.catch_warnings():
+                # pysemi needs torch first; both orders are tested.
+                warnings.filterwarnings("ignore", "torch was imported before juliacall")
+                from juliacall import Main
 
             Main.seval(f"push!(LOAD_PATH, {_julia_string(str(folder))})")
             package = load_julia_packages("PySemi")

@@ -14,7 +14,7 @@ from pysemi.backends.julia import JuliaBackend
 from pysemi.config import JuliaConfig
 from pysemi.errors import ArgumentError, BackendUnavailableError
 from pysemi.problem import pose
-from pysemi.runtime import session as session_module
+from pysemi.runtime.location import FoundJulia
 from tests.vector_fields import Decay
 
 
@@ -42,16 +42,8 @@ def problem():
 def configured(isolated, monkeypatch, tmp_path):
     """A Julia that is recorded, and whose start is up to the test."""
     found = JuliaConfig(tmp_path / "julia", tmp_path)
-    monkeypatch.setattr(
-        backends, "find_julia", lambda: backends_found(found)
-    )
+    monkeypatch.setattr(backends, "find_julia", lambda: FoundJulia(found, "configured"))
     return found
-
-
-def backends_found(julia):
-    from pysemi.runtime.location import FoundJulia
-
-    return FoundJulia(julia, "configured")
 
 
 def test_auto_is_torch_where_there_is_no_julia_and_says_why_once(isolated, problem, caplog):
@@ -122,9 +114,7 @@ def test_the_environment_can_decide_what_auto_means(configured, problem, monkeyp
         backends.choose_backend("auto", problem, None, "auto")
 
 
-def test_julia_without_one_is_refused_with_what_to_do(isolated, monkeypatch):
-    monkeypatch.setattr(session_module, "_session", None)
-    monkeypatch.setattr(session_module, "_failure", None)
+def test_julia_without_one_is_refused_with_what_to_do(no_julia):
     y0, t = torch.ones(2), torch.tensor([0.0, 1.0])
     with pytest.raises(BackendUnavailableError, match="pysemi julia use EXE --project DIR"):
         pysemi.odeint_adjoint(Decay(), y0, t, backend="julia")

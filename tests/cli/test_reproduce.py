@@ -128,12 +128,12 @@ def test_bad_arguments_get_one_line_and_exit_code_2(arguments, message, capsys, 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_missing_julia_backend_is_said_in_one_line(capsys, tmp_path):
+def test_a_missing_julia_backend_is_said_in_one_line(no_julia, capsys, tmp_path):
     code = main(
         ["reproduce", "japanese-vowels", "--backend", "julia", "--out", str(tmp_path / "out")]
     )
     assert code == 1
-    assert "backend='torch'" in capsys.readouterr().err
+    assert "pysemi julia use EXE --project DIR" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,8 @@ class Kind:
         self.dtype = dtype
 
     def __call__(self, x: Any) -> Tensor:
-        return torch.as_tensor(x).to(self.dtype)
+        # A Python number would become a float32 first.
+        return x.to(self.dtype) if isinstance(x, Tensor) else torch.tensor(x, dtype=self.dtype)
 
 
 SCALARS |= {name: Kind(dtype) for name, dtype in DTYPES.items()}
@@ -135,6 +136,10 @@ class TapeMachine:
     def _put(self, out: Tensor, views: list[Tensor], words: list[str], _none: str) -> None:
         where, values = views
         out.view(-1).index_put_((where.reshape(-1),), values.reshape(-1), words == ["add"])
+
+    def _solve(self, out: Tensor, views: list[Tensor], words: list[str], _none: str) -> None:
+        matrix, right = views
+        out.copy_(torch.linalg.solve(matrix.mT if words == ["transposed"] else matrix, right))
 
     def _searchsorted(self, out: Tensor, views: list[Tensor], words: list[str], _none: str) -> None:
         values, edges = views

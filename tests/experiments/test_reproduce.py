@@ -212,7 +212,7 @@ def test_the_number_of_threads_is_put_back(tmp_path):
     assert torch.get_num_threads() == before
 
 
-def test_julia_is_refused_before_anything_is_written(tmp_path):
+def test_julia_is_refused_before_anything_is_written(no_julia, tmp_path):
     with pytest.raises(BackendUnavailableError):
         run(tmp_path / "out", backend="julia")
     assert not (tmp_path / "out").exists()

@@ -186,6 +186,12 @@ function make_search(buffers, out, views, words, _)
     )
 end
 
+function make_linear_solve(buffers, out, views, words, _)
+    T = eltype(buffers[out.buffer])
+    transposed = words[1] == "transposed"
+    return Thunk(LinearSolve(T, w -> pointer_to(buffers, w), out, views..., transposed))
+end
+
 const MAKERS = Dict{String, Function}(
     "pointwise" => make_pointwise,
     "matmul" => make_product,
@@ -194,4 +200,5 @@ const MAKERS = Dict{String, Function}(
     "take" => make_take,
     "put" => make_put,
     "searchsorted" => make_search,
+    "solve" => make_linear_solve,
 )

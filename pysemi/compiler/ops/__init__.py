@@ -6,7 +6,15 @@ Importing this package fills the registry. Nothing here knows how a node is comp
 
 from __future__ import annotations
 
-from pysemi.compiler.ops import creation, indexing, pointwise, products, reductions, views
+from pysemi.compiler.ops import (
+    creation,
+    indexing,
+    linear_systems,
+    pointwise,
+    products,
+    reductions,
+    views,
+)
 from pysemi.compiler.ops.registry import OPERATORS, Operator, operator
 
 __all__ = [
@@ -14,6 +22,7 @@ __all__ = [
     "Operator",
     "creation",
     "indexing",
+    "linear_systems",
     "operator",
     "pointwise",
     "products",

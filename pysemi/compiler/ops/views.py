@@ -83,6 +83,19 @@ def _same(_builder: Builder, _meta: Any, x: Operand, **_layout: Any) -> Operand:
     return x
 
 
+@operator(torch.ops.prims.broadcast_in_dim.default)
+def _broadcast_in_dim(
+    _builder: Builder, meta: Any, x: Operand, shape: Any, dimensions: Any
+) -> Operand:
+    if isinstance(x, Literal):
+        return Literal(x.value, x.dtype, tuple(meta.shape))
+    placed = x.as_meta()
+    for dim in range(len(shape)):
+        if dim not in dimensions:
+            placed = placed.unsqueeze(dim)
+    return x.like(placed.expand(tuple(shape)))
+
+
 @operator(aten.as_strided.default)
 def _as_strided(
     builder: Builder, _meta: Any, x: Operand, size: Any, stride: Any, offset: int | None = None

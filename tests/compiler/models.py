@@ -1,0 +1,223 @@
+"""Vector fields that the compiler has to translate, as (name, field, state, ...)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torchcde
+from torch import Tensor, nn
+
+from pysemi.models.neural_cde import ControlledField, MatrixField
+
+__all__ = ["MODELS", "Model", "build"]
+
+
+@dataclass
+class Model:
+    """A vector field and a state for it."""
+
+    field: Callable[[Tensor, Any], Any]
+    y: Any
+    params: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, field: nn.Module, y: Any) -> Model:
+        return cls(field, y, tuple(field.parameters()))
+
+
+class Hamiltonian(nn.Module):
+    """(q, p)' = (∂H/∂p, -∂H/∂q), by autograd inside the forward."""
+
+    def __init__(self, degrees: int = 2, width: int = 16) -> None:
+        super().__init__()
+        self.degrees = degrees
+        self.energy = nn.Sequential(
+            nn.Linear(2 * degrees, width),
+            nn.Tanh(),
+            nn.Linear(width, width),
+            nn.Softplus(),
+            nn.Linear(width, 1),
+        )
+
+    def forward(self, t, x):
+        with torch.enable_grad():
+            x = x.requires_grad_() if x.is_leaf else x
+            (slope,) = torch.autograd.grad(self.energy(x).sum(), x, create_graph=True)
+        dq, dp = slope.split(self.degrees, dim=-1)
+        return torch.cat([dp, -dq], dim=-1)
+
+
+class ConcatSquash(nn.Module):
+    """FFJORD's layer: time scales and shifts a linear map."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(inputs, outputs)
+        self.gate = nn.Linear(1, outputs)
+        self.shift = nn.Linear(1, outputs, bias=False)
+
+    def forward(self, t, x):
+        time = t.reshape(1, 1)
+        return self.layer(x) * torch.sigmoid(self.gate(time)) + self.shift(time)
+
+
+class Flow(nn.Module):
+    """A continuous normalising flow: (z, log-density), with exact or Hutchinson trace."""
+
+    def __init__(self, channels: int = 2, width: int = 8, noise: Tensor | None = None) -> None:
+        super().__init__()
+        self.first = ConcatSquash(channels, width)
+        self.second = ConcatSquash(width, channels)
+        self.noise = noise
+
+    def forward(self, t, state):
+        z, _ = state
+        with torch.enable_grad():
+            z = z.requires_grad_(True)
+            dz = self.second(t, torch.tanh(self.first(t, z)))
+            if self.noise is None:
+                trace = sum(
+                    torch.autograd.grad(dz[:, i].sum(), z, create_graph=True)[0][:, i]
+                    for i in range(z.shape[1])
+                )
+            else:
+                (pulled,) = torch.autograd.grad(dz, z, self.noise, create_graph=True)
+                trace = (pulled * self.noise).sum(dim=1)
+        return dz, -trace
+
+
+class SymplecticODENet(nn.Module):
+    """Zhong, Dey & Chakraborty (ICLR 2020) with angles as (cos, sin): x = (c, s, q', u)."""
+
+    def __init__(self, degrees: int = 1, width: int = 16) -> None:
+        super().__init__()
+        self.degrees = degrees
+
+        def network(outputs: int) -> nn.Sequential:
+            return nn.Sequential(
+                nn.Linear(2 * degrees, width),
+                nn.Tanh(),
+                nn.Linear(width, width),
+                nn.Tanh(),
+                nn.Linear(width, outputs, bias=False),
+            )
+
+        self.factor = network(degrees * (degrees + 1) // 2)
+        self.potential = network(1)
+        self.input = network(degrees * degrees)
+
+    def inverse_mass(self, angles):
+        lower = torch.zeros(len(angles), self.degrees, self.degrees, dtype=angles.dtype)
+        i, j = torch.tril_indices(self.degrees, self.degrees)
+        lower[:, i, j] = self.factor(angles)
+        return lower @ lower.transpose(1, 2) + 0.1 * torch.eye(self.degrees, dtype=angles.dtype)
+
+    def forward(self, t, x):
+        n = self.degrees
+        with torch.enable_grad():
+            x = x.requires_grad_() if x.is_leaf else x
+            cos, sin, velocity, force = torch.split(x, [n, n, n, n], dim=1)
+            angles = torch.cat([cos, sin], dim=1)
+            inverse = self.inverse_mass(angles)
+            momentum = torch.linalg.solve(inverse, velocity.unsqueeze(2)).squeeze(2)
+            kinetic = (momentum.unsqueeze(1) @ inverse @ momentum.unsqueeze(2)).squeeze((1, 2)) / 2
+            energy = (kinetic + self.potential(angles).squeeze(1)).sum()
+            by_cos, by_sin, by_momentum = torch.autograd.grad(
+                energy, [cos, sin, momentum], create_graph=True
+            )
+            pushed = (self.input(angles).view(-1, n, n) @ force.unsqueeze(2)).squeeze(2)
+            dq = by_momentum
+            dp = sin * by_cos - cos * by_sin + pushed
+            rate = torch.stack(
+                [
+                    sum(
+                        (torch.autograd.grad(entry.sum(), source, create_graph=True)[0] * v).sum(1)
+                        for source, v in ((cos, -sin * dq), (sin, cos * dq))
+                    )
+                    for entry in inverse.flatten(1).unbind(1)
+                ],
+                dim=1,
+            ).view(-1, n, n)
+            acceleration = (rate @ momentum.unsqueeze(2) + inverse @ dp.unsqueeze(2)).squeeze(2)
+        return torch.cat([-sin * dq, cos * dq, acceleration, torch.zeros_like(force)], dim=1)
+
+
+def _perceptron(activation: nn.Module) -> Model:
+    net = nn.Sequential(nn.Linear(3, 8), activation, nn.Linear(8, 8), activation, nn.Linear(8, 3))
+
+    class Perceptron(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, t, y):
+            return self.net(y) * torch.sin(t)
+
+    return Model.of(Perceptron(), torch.randn(4, 3))
+
+
+def _controlled(interpolation: type, coefficients: Callable[[Tensor, Tensor], Tensor]) -> Model:
+    times = torch.linspace(0, 1, 6)
+    control = interpolation(coefficients(torch.rand(4, 6, 3), times), times)
+    field = ControlledField(MatrixField(3, 5, width=8, depth=2, activation="silu"), control)
+    return Model.of(field, torch.randn(4, 5))
+
+
+MODELS: dict[str, Callable[[], Model]] = {
+    **{
+        f"perceptron-{name}": lambda activation=activation: _perceptron(activation())
+        for name, activation in {
+            "tanh": nn.Tanh,
+            "relu": nn.ReLU,
+            "sigmoid": nn.Sigmoid,
+            "softplus": nn.Softplus,
+            "silu": nn.SiLU,
+            "gelu": nn.GELU,
+            "gelu-tanh": lambda: nn.GELU(approximate="tanh"),
+            "elu": nn.ELU,
+            "selu": nn.SELU,
+            "celu": nn.CELU,
+            "leaky-relu": nn.LeakyReLU,
+            "prelu": nn.PReLU,
+            "mish": nn.Mish,
+            "hardtanh": nn.Hardtanh,
+            "hardswish": nn.Hardswish,
+            "hardsigmoid": nn.Hardsigmoid,
+            "logsigmoid": nn.LogSigmoid,
+            "softsign": nn.Softsign,
+            "tanhshrink": nn.Tanhshrink,
+            "relu6": nn.ReLU6,
+            "softmax": lambda: nn.Softmax(dim=-1),
+            "layer-norm": lambda: nn.LayerNorm(8),
+            "glu-like": lambda: nn.Sequential(nn.Linear(8, 16), nn.GLU()),
+        }.items()
+    },
+    "hamiltonian": lambda: Model.of(Hamiltonian(), torch.randn(4, 4)),
+    "flow-exact": lambda: Model.of(Flow(), (torch.randn(5, 2), torch.zeros(5))),
+    "flow-hutchinson": lambda: Model.of(
+        Flow(noise=torch.randn(5, 2)), (torch.randn(5, 2), torch.zeros(5))
+    ),
+    "symplectic-1": lambda: Model.of(SymplecticODENet(1), torch.randn(3, 4)),
+    "symplectic-2": lambda: Model.of(SymplecticODENet(2), torch.randn(3, 8)),
+    "cde-linear": lambda: _controlled(
+        torchcde.LinearInterpolation, torchcde.linear_interpolation_coeffs
+    ),
+    "cde-cubic": lambda: _controlled(
+        torchcde.CubicSpline, torchcde.hermite_cubic_coefficients_with_backward_differences
+    ),
+}
+
+
+def build(name: str, dtype: torch.dtype = torch.float64) -> Model:
+    """Build a model in ``dtype``, always the same one."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return MODELS[name]()
+    finally:
+        torch.set_default_dtype(before)

@@ -1,0 +1,153 @@
+"""A tape computes what the PyTorch function computes: f and both its products."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from pysemi.compiler.compiled import compile_field, flat_field
+from pysemi.compiler.trace import evaluate_joint
+from pysemi.state import StateLayout
+from tests.compiler.models import MODELS, build
+from tests.compiler.tape_machine import TapeMachine
+
+
+def run(machine, compilation, inventory, program, t, y, cotangent):
+    """Results of one program of the tape at a point."""
+    roles = machine.roles
+    roles["t"][0].fill_(t)
+    roles["y"][0].copy_(y.reshape(-1))
+    roles["cotangent"][0].copy_(cotangent.reshape(-1))
+    params = compilation.params(inventory)
+    if params:
+        flat = torch.cat([param.detach().reshape(-1) for param in params])
+        roles["params"][0].copy_(flat)
+    for memory, tensor in zip(
+        roles.get("tensor", []), compilation.tensors(inventory), strict=True
+    ):
+        memory.copy_(tensor.detach().reshape(-1))
+    constants = compilation.tape.of_role("constant")
+    for memory, buffer in zip(roles.get("constant", []), constants, strict=True):
+        memory.copy_(buffer.value.reshape(-1))
+    machine.run(program)
+    return roles["dy"][0].clone(), roles["y_bar"][0].clone(), roles["params_bar"][0].clone()
+
+
+def compiled(model, params="its own"):
+    layout = StateLayout.of(model.y)
+    y = layout.flatten(model.y)
+    params = model.params if params == "its own" else params
+    t = torch.tensor(0.3, dtype=y.dtype)
+    compilation, inventory = compile_field(model.field, layout, t, y, params)
+    return compilation, inventory, flat_field(model.field, layout), y
+
+
+def close(a, b, dtype):
+    scale = max(float(b.abs().max()), 1.0)
+    return float((a - b).abs().max()) <= (1e-13 if dtype == torch.float64 else 2e-5) * scale
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", MODELS)
+def test_tape_equals_torch_at_points_it_was_not_traced_at(name, dtype):
+    model = build(name, dtype)
+    compilation, inventory, field, y0 = compiled(model)
+    machine = TapeMachine(str(compilation.tape))
+    # torch's own hardsigmoid backward rounds 1/6 to single precision.
+    kind = torch.float32 if name == "perceptron-hardsigmoid" else dtype
+    generator = torch.Generator().manual_seed(1)
+    for time in (0.05, 0.91):
+        t = torch.tensor(time, dtype=dtype)
+        y = torch.randn(y0.shape, generator=generator, dtype=dtype)
+        cotangent = torch.randn(y0.shape, generator=generator, dtype=dtype)
+        dy, y_bar, *bars = evaluate_joint(field, t, y, cotangent, model.params)
+        bars = [
+            torch.zeros_like(p) if bar is None else bar
+            for p, bar in zip(model.params, bars, strict=True)
+        ]
+        expected = torch.cat([bar.reshape(-1) for bar in bars])
+        for program in ("field", "pullback", "joint"):
+            got = run(machine, compilation, inventory, program, t, y, cotangent)
+            assert close(got[0], dy.reshape(-1), kind), program
+            if program != "field":
+                assert close(got[1], y_bar.reshape(-1), kind), program
+        assert close(got[2], expected, kind)
+
+
+def test_field_alone_is_compiled_without_parameters():
+    model = build("hamiltonian")
+    compilation, inventory, field, y = compiled(model, params=None)
+    assert set(compilation.tape.programs) == {"field"}
+    machine = TapeMachine(str(compilation.tape))
+    t = torch.tensor(0.5, dtype=y.dtype)
+    dy, _, _ = run(machine, compilation, inventory, "field", t, y, y)
+    assert close(dy, field(t, y).detach().reshape(-1), y.dtype)
+
+
+def test_symplectic_ode_net_shrinks_to_a_tenth_of_its_graph():
+    compilation, *_ = compiled(build("symplectic-1"))
+    # Torch's own graph of the joint function has about 900 operators.
+    assert len(compilation.tape.programs["joint"]) < 200
+    assert len(compilation.tape.programs["field"]) < 80
+
+
+def test_a_bias_and_its_activation_are_one_kernel():
+    compilation, *_ = compiled(build("perceptron-tanh"))
+    texts = [str(instruction) for instruction in compilation.tape.programs["field"]]
+    assert sum("matmul" in text for text in texts) == 3
+    assert sum("tanh" in text for text in texts) == 2
+    assert len(texts) <= 7  # sin(t) may stand apart
+
+
+def test_work_space_is_used_again():
+    class Deep(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(16, 16) for _ in range(20))
+
+        def forward(self, t, y):
+            for layer in self.layers:
+                y = torch.tanh(layer(y))
+            return y
+
+    field = Deep()
+    y = torch.randn(8, 16)
+    compilation, _ = compile_field(field, StateLayout.of(y), torch.tensor(0.0), y, None)
+    work = [b for b in compilation.tape.buffers if b.role == "work"]
+    # Each layer needs its input and its result, and nothing else stays.
+    assert max(b.place + b.size * 4 for b in work) <= 2 * 8 * 16 * 4 + 64
+
+
+def test_results_that_are_views_or_shared_are_all_written():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Parameter(torch.randn(3, 3, dtype=torch.float64))
+            self.b = nn.Parameter(torch.randn(3, dtype=torch.float64))
+            self.unused = nn.Parameter(torch.randn(2, dtype=torch.float64))
+
+        def forward(self, t, y):
+            return (y @ self.a).T.contiguous().T + self.b + self.b
+
+    field = Odd()
+    y = torch.randn(4, 3, dtype=torch.float64)
+    layout = StateLayout.of(y)
+    params = tuple(field.parameters())
+    compilation, inventory = compile_field(field, layout, torch.tensor(0.0), y, params)
+    machine = TapeMachine(str(compilation.tape))
+    machine.roles["params_bar"][0].zero_()
+    got = run(machine, compilation, inventory, "joint", torch.tensor(0.0), y, y)
+    dy, y_bar, a, b, _ = evaluate_joint(flat_field(field, layout), torch.tensor(0.0), y, y, params)
+    assert close(got[0], dy.reshape(-1), y.dtype)
+    assert close(got[1], y_bar.reshape(-1), y.dtype)
+    assert close(got[2], torch.cat([a.reshape(-1), b, torch.zeros(2)]), y.dtype)
+
+
+def test_listing_shows_kernels_shapes_modules_and_flops():
+    compilation, *_ = compiled(build("perceptron-tanh"))
+    listing = compilation.tape.listing
+    assert "program joint" in listing
+    assert "[4,8] = matmul" in listing
+    assert "Linear" in listing
+    assert "192 flops" in listing  # 4 x 3 x 8 products, multiplied and added
