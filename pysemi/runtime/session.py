@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -145,40 +145,28 @@ def _start(julia: JuliaConfig) -> tuple[Any, Border]:
         # Julia's garbage collector stops its threads by signals; without this it crashes
         # as soon as there are two.
         "PYTHON_JULIACALL_HANDLE_SIGNALS": "yes",
-        # diffeqpy looks for the program on PATH.
+        # diffeqpy looks for the program on PATH, also when the user calls it later.
         "PATH": os.pathsep.join([str(julia.executable.parent), os.environ.get("PATH", "")]),
     }
     folder = julia_packages()
     try:
-        with _environment(variables):
-            from diffeqpy import load_julia_packages
+        os.environ.update(variables)
+        from diffeqpy import load_julia_packages
 
-            with warnings.catch_warnings():
-                # pysemi needs torch first; both orders are tested.
-                warnings.filterwarnings("ignore", "torch was imported before juliacall")
-                from juliacall import Main
+        with warnings.catch_warnings():
+            # pysemi needs torch first; both orders are tested.
+            warnings.filterwarnings("ignore", "torch was imported before juliacall")
+            from juliacall import Main
 
-            Main.seval(f"push!(LOAD_PATH, {_julia_string(str(folder))})")
-            package = load_julia_packages("PySemi")
-            points = {str(name): int(value) for name, value in package.entry_points().items()}
+        Main.seval(f"push!(LOAD_PATH, {_julia_string(str(folder))})")
+        package = load_julia_packages("PySemi")
+        points = {str(name): int(value) for name, value in package.entry_points().items()}
     except Exception as error:
         raise BackendUnavailableError(
             f"Julia ({julia.executable}, project {julia.project}) could not load PySemi.jl: "
             f"{_first_lines(error)}; `pysemi doctor` checks it step by step"
         ) from error
     return Main, Border(points)
-
-
-@contextlib.contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Set variables while Julia starts; PATH alone is put back."""
-    path = os.environ.get("PATH")
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        if path is not None:
-            os.environ["PATH"] = path
 
 
 def _python_interrupt_handler() -> Any:

@@ -48,7 +48,7 @@ def test_the_reference_is_the_gradient_of_the_discrete_solution(name):
     leaves = [part.clone().requires_grad_() for part in parts(case.y0)]
     y0 = leaves[0] if isinstance(case.y0, torch.Tensor) else tuple(leaves)
     params = dict(case.func.named_parameters())
-    solver = {"rtol": 1e-11, "atol": 1e-11, "options": dict(case.options), "backend": "torch"}
+    solver = {"rtol": 1e-12, "atol": 1e-12, "options": dict(case.options), "backend": "torch"}
     loss = case.loss(pysemi.odeint(case.func, y0, case.t, **solver))
     grads = torch.autograd.grad(loss, [*leaves, *params.values()], allow_unused=True)
     expected = reference(name, torch.float64)

@@ -85,20 +85,3 @@ def _any_all(builder: Builder, meta: Any, x: Operand) -> Operand:
 @operator(aten.any.dim)
 def _any(builder: Builder, meta: Any, x: Operand, dim: int, keepdim: bool = False) -> Operand:
     return reduced(builder, "max", builder.convert(x, torch.bool), (dim,), keepdim=keepdim, dtype=meta.dtype)
-
-
-@operator(torch.ops.prims.var.default)
-def _var(
-    builder: Builder, meta: Any, x: Operand, dims: Any, correction: float = 1, **_kind: Any
-) -> Operand:
-    mean = _mean(builder, meta, x, dims, True)
-    deviation = builder.pointwise("$1 - $2", x, mean, dtype=meta.dtype)
-    square = builder.pointwise("$1 * $1", deviation, dtype=meta.dtype)
-    total = reduced(builder, "sum", square, dims, keepdim=False, dtype=meta.dtype)
-    count = prod(x.shape) // max(prod(meta.shape), 1)
-    return builder.pointwise("$1 / $2", total, count - correction, dtype=meta.dtype)
-
-
-@operator(torch.ops.prims.sum.default)
-def _prims_sum(builder: Builder, meta: Any, x: Operand, dims: Any, **_kind: Any) -> Operand:
-    return reduced(builder, "sum", x, dims, keepdim=False, dtype=meta.dtype)

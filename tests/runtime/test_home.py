@@ -1,0 +1,112 @@
+"""The home thread: work is done there, in order, and interrupts do not leave it running."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+import pytest
+
+from pysemi.errors import BackendUnavailableError
+from pysemi.runtime.home import CallersHome, Home, StopFlag
+
+
+def test_all_work_is_done_on_one_thread_that_is_not_the_callers():
+    home = Home()
+    places = {home.run(threading.get_ident) for _ in range(3)}
+    assert len(places) == 1
+    assert threading.get_ident() not in places
+    assert not home.is_here
+    assert home.run(lambda: home.is_here)
+
+
+def test_results_and_exceptions_come_back_as_they_are():
+    home = Home()
+    thing = object()
+    assert home.run(lambda: thing) is thing
+    error = ValueError("of the job")
+
+    def fail():
+        raise error
+
+    with pytest.raises(ValueError, match="of the job") as caught:
+        home.run(fail)
+    assert caught.value is error
+    assert home.run(lambda: 1) == 1
+
+
+def test_a_job_can_hand_over_another_and_does_not_wait_for_itself():
+    home = Home()
+    assert home.run(lambda: home.run(lambda: 7)) == 7
+
+
+def test_threads_take_turns():
+    home = Home()
+    running = 0
+    most = 0
+
+    def job():
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        time.sleep(0.001)
+        running -= 1
+
+    threads = [
+        threading.Thread(target=lambda: [home.run(job) for _ in range(20)]) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1
+
+
+def test_an_interrupt_sets_the_flag_and_is_raised_when_the_job_has_ended(monkeypatch):
+    from concurrent.futures import Future
+
+    home = Home()
+    stop = StopFlag()
+    ended = threading.Event()
+
+    def job():
+        while not stop.is_set:
+            time.sleep(0.001)
+        ended.set()
+
+    waited = Future.result
+
+    def interrupted(self, timeout=None):
+        monkeypatch.setattr(Future, "result", waited)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Future, "result", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        home.run(job, stop)
+    assert ended.is_set()
+
+
+def test_a_forked_child_is_told_so(monkeypatch):
+    home = Home()
+    here = os.getpid()
+    monkeypatch.setattr(os, "getpid", lambda: here + 1)
+    with pytest.raises(BackendUnavailableError, match="spawn"):
+        home.run(lambda: None)
+
+
+def test_someone_elses_julia_is_for_the_main_thread_only():
+    home = CallersHome()
+    assert home.run(threading.current_thread) is threading.main_thread()
+    failed = []
+
+    def elsewhere():
+        try:
+            home.run(lambda: None)
+        except BackendUnavailableError as error:
+            failed.append(str(error))
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert "juliacall was imported before" in failed[0]
