@@ -82,7 +82,7 @@ def test_without_loading_it_is_only_looked_for(configured, fake_juliacall):
     assert not diagnose().ok
 
 
-@pytest.mark.parametrize("options", [{"without": "NNlib"}, {"version": "1.9.0"}])
+@pytest.mark.parametrize("options", [{"without": "OrdinaryDiffEqLowOrderRK"}, {"version": "1.9.0"}])
 def test_another_julia_is_advised_where_this_one_will_not_do(configured, options):
     configured(**options)
     found = diagnose()
@@ -95,14 +95,14 @@ def test_where_a_package_fails_the_command_that_shows_why_is_advised(
     fake_julia, fake_juliacall, julia_project
 ):
     fake_juliacall(
-        behaviour="if name == 'NNlib': record('failed', name=name, error='oh no'); return"
+        behaviour="if name == 'OrdinaryDiffEqLowOrderRK': record('failed', name=name, error='oh no'); return"
     )
     write_julia(JuliaConfig(fake_julia(), julia_project, Path("/a depot")))
     found = diagnose()
-    assert found.problems == ("NNlib does not load: oh no",)
+    assert found.problems == ("OrdinaryDiffEqLowOrderRK does not load: oh no",)
     assert found.remedy == (
         f"env 'JULIA_DEPOT_PATH=/a depot:' {fake_julia()} --project={julia_project} "
-        "-e 'import NNlib'"
+        "-e 'import OrdinaryDiffEqLowOrderRK'"
     )
 
 

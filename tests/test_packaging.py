@@ -56,6 +56,13 @@ def test_the_wheel_holds_every_file_of_the_package(wheel):
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert files <= held
+    julia = {
+        f"pysemi/{path.relative_to(ROOT)}"
+        for path in (ROOT / "julia").rglob("*")
+        if path.is_file() and "test" not in path.parts
+    }
+    assert "pysemi/julia/PySemi/src/PySemi.jl" in julia <= held
+    assert not any("/test/" in name for name in held)
     assert all(name.startswith(("pysemi/", "pysemi-")) for name in held)
 
 
@@ -63,6 +70,25 @@ def test_the_wheel_is_marked_as_typed_and_licensed(wheel):
     held = zipfile.ZipFile(wheel).namelist()
     assert "pysemi/py.typed" in held
     assert any(name.endswith("licenses/LICENSE") for name in held)
+
+
+def test_the_installed_wheel_finds_its_own_julia_packages(python, tmp_path):
+    found = subprocess.run(
+        [python, "-c", "from pysemi.runtime.session import julia_packages as p; print(p())"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        timeout=120,
+    ).stdout.strip()
+    assert Path(found).is_relative_to(python.parents[1])
+    assert (Path(found) / "PySemi" / "src" / "PySemi.jl").is_file()
+
+
+def test_the_checkout_uses_the_julia_packages_beside_it():
+    from pysemi.runtime.session import julia_packages
+
+    assert julia_packages() == ROOT / "julia"
 
 
 def test_the_installed_wheel_runs_an_experiment(python, tmp_path):

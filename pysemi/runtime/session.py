@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 
+import pysemi
 from pysemi.config import JuliaConfig
 from pysemi.errors import BackendUnavailableError
 from pysemi.runtime.border import Border
@@ -160,6 +161,11 @@ def _start(julia: JuliaConfig) -> tuple[Any, Border]:
 
         Main.seval(f"push!(LOAD_PATH, {_julia_string(str(folder))})")
         package = load_julia_packages("PySemi")
+        version = str(Main.seval("pkgversion(PySemi)"))
+        if version != pysemi.__version__:
+            raise BackendUnavailableError(
+                f"it is version {version} and pysemi is {pysemi.__version__}; reinstall pysemi"
+            )
         points = {str(name): int(value) for name, value in package.entry_points().items()}
     except Exception as error:
         raise BackendUnavailableError(

@@ -131,3 +131,15 @@ def test_the_options_name_what_there_is():
 
     assert [norm.value for norm in Norm] == list(NORM_NAMES)
     assert {adjoint.value for adjoint in Adjoint} == set(ADJOINTS)
+
+
+@pytest.mark.julia
+@pytest.mark.timeout(600)  # a new state of julia/PySemi is compiled first
+def test_a_real_julia_agrees(real_julia, capsys):
+    arguments = ["--norm", "seminorm", "--controller", "torchdiffeq", "--bridge", "compiled"]
+    assert main(["compare", "spiral", *arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["julia"]["backward"]["bridge"] == "compiled"
+    for direction in ("forward", "backward"):
+        for kind in ("accepted", "rejected"):
+            assert found["julia"][direction][kind] == found["torch"][direction][kind]

@@ -158,11 +158,11 @@ def test_status_shows_the_julia_and_its_packages(fake_julia, julia_project, tmp_
 
 
 def test_status_of_a_julia_that_cannot_be_used_ends_with_1(fake_julia, julia_project, capsys):
-    write_julia(JuliaConfig(fake_julia(without="NNlib"), julia_project))
+    write_julia(JuliaConfig(fake_julia(without="OrdinaryDiffEqLowOrderRK"), julia_project))
     assert main(["julia", "status"]) == 1
     shown = capsys.readouterr().out
     assert "missing" in shown
-    assert "✗ NNlib is not in the project" in shown
+    assert "✗ OrdinaryDiffEqLowOrderRK is not in the project" in shown
     assert main(["julia", "status", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["usable"] is False
 

@@ -76,7 +76,7 @@ def test_only_what_pysemi_loads_is_installed(julia_on_path):
     assert set(re.findall(r'^(\w+) = "[0-9a-f-]{36}"', project, re.MULTILINE)) == {
         "OrdinaryDiffEq",
         "SciMLSensitivity",
-        "NNlib",
+        "OrdinaryDiffEqLowOrderRK",
         "PythonCall",
         "OpenSSL_jll",
     }
@@ -121,7 +121,7 @@ def test_the_depot_installed_into_is_recorded(julia_on_path, tmp_path, monkeypat
             {"script": "if 'Pkg.add' in script: sys.exit('ERROR: registry refused')"},
             "'registry refused'",
         ),
-        ({"without": "NNlib"}, "NNlib is not in the project"),
+        ({"without": "OrdinaryDiffEqLowOrderRK"}, "OrdinaryDiffEqLowOrderRK is not in the project"),
         ({"start": "raise ImportError('no libjulia')"}, "no libjulia"),
         ({"behaviour": "record('failed', name=name, error='x'); return"}, "does not load: x"),
     ],

@@ -31,7 +31,7 @@ def test_a_usable_julia_is_reported_with_its_packages(fake_julia, julia_project)
     assert [(p.name, p.version is not None, p.loads) for p in report.packages] == [
         ("OrdinaryDiffEq", True, None),
         ("SciMLSensitivity", True, None),
-        ("NNlib", True, None),
+        ("OrdinaryDiffEqLowOrderRK", True, None),
         ("PythonCall", True, None),
         ("CUDA", False, None),
     ]
@@ -236,7 +236,7 @@ def test_deep_says_that_the_packages_load(fake_julia, fake_juliacall, julia_proj
     assert report.usable
     assert all(package.loads for package in report.packages)
     assert package(report, "CUDA").functional is False
-    assert package(report, "NNlib").functional is None
+    assert package(report, "OrdinaryDiffEqLowOrderRK").functional is None
 
 
 def test_deep_starts_juliacall_with_this_julia(fake_julia, fake_juliacall, julia_project):
@@ -252,11 +252,11 @@ def test_deep_starts_juliacall_with_this_julia(fake_julia, fake_juliacall, julia
 
 def test_deep_reports_a_package_that_does_not_load(fake_julia, fake_juliacall, julia_project):
     fake_juliacall(
-        behaviour="if name == 'NNlib': record('failed', name=name, error='oh no'); return"
+        behaviour="if name == 'OrdinaryDiffEqLowOrderRK': record('failed', name=name, error='oh no'); return"
     )
     report = probe(JuliaConfig(fake_julia(), julia_project), deep=True)
-    assert report.problem == "NNlib does not load: oh no"
-    assert package(report, "NNlib").loads is False
+    assert report.problem == "OrdinaryDiffEqLowOrderRK does not load: oh no"
+    assert package(report, "OrdinaryDiffEqLowOrderRK").loads is False
     assert package(report, "OrdinaryDiffEq").loads is True
 
 
@@ -264,13 +264,13 @@ def test_deep_reports_the_package_that_crashed(fake_julia, fake_juliacall, julia
     fake_juliacall(behaviour="if name == 'SciMLSensitivity': os.kill(os.getpid(), 11)")
     report = probe(JuliaConfig(fake_julia(), julia_project), deep=True)
     assert report.problem.startswith("SciMLSensitivity does not load: Python crashed (SIGSEGV)")
-    assert package(report, "NNlib").loads is None
+    assert package(report, "OrdinaryDiffEqLowOrderRK").loads is None
 
 
 def test_deep_reports_the_package_that_hangs(fake_julia, fake_juliacall, julia_project):
-    fake_juliacall(behaviour="if name == 'NNlib': time.sleep(600)")
+    fake_juliacall(behaviour="if name == 'OrdinaryDiffEqLowOrderRK': time.sleep(600)")
     report = probe(JuliaConfig(fake_julia(), julia_project), deep=True, load_seconds=2)
-    assert report.problem.startswith("NNlib does not load: not loaded within 2 s")
+    assert report.problem.startswith("OrdinaryDiffEqLowOrderRK does not load: not loaded within 2 s")
     assert report.timed_out
 
 
@@ -306,7 +306,7 @@ def test_a_hang_after_everything_was_loaded_does_not_count(
 
 def test_deep_tries_nothing_on_a_julia_that_is_unusable(fake_julia, fake_juliacall, julia_project):
     fake_juliacall(start="raise AssertionError('was started')")
-    report = probe(JuliaConfig(fake_julia(without="NNlib"), julia_project), deep=True)
+    report = probe(JuliaConfig(fake_julia(without="OrdinaryDiffEqLowOrderRK"), julia_project), deep=True)
     assert "was started" not in report.problem
 
 

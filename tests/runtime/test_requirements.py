@@ -24,7 +24,7 @@ def test_the_required_packages_are_pysemi_s_own_and_pythoncall():
     assert [package.name for package in required_packages()] == [
         "OrdinaryDiffEq",
         "SciMLSensitivity",
-        "NNlib",
+        "OrdinaryDiffEqLowOrderRK",
         "PythonCall",
     ]
 
@@ -43,7 +43,7 @@ def test_the_list_stands_where_juliapkg_looks_and_juliapkg_understands_it(monkey
     assert str(own) in juliapkg.deps.deps_files()
     compat, packages = juliapkg.deps.find_requirements()
     assert juliapkg.deps.Version.parse("1.10.0") in compat
-    assert {"OrdinaryDiffEq", "SciMLSensitivity", "NNlib"} <= {p.name for p in packages}
+    assert {"OrdinaryDiffEq", "SciMLSensitivity", "OrdinaryDiffEqLowOrderRK"} <= {p.name for p in packages}
 
 
 def test_diffeqpy_s_list_agrees_with_pysemi_s_about_ordinarydiffeq():
