@@ -20,6 +20,7 @@ __all__ = [
     "CForward",
     "CReport",
     "CSettings",
+    "ForeignEventFunction",
     "ForeignNormFunction",
     "ForeignProgram",
     "Level",
@@ -88,6 +89,7 @@ class CForward(ctypes.Structure):
         ("keep", c_int64),
         ("recording", c_int64),
         ("stop", c_void_p),
+        ("event", c_void_p),
     ]
 
 
@@ -123,6 +125,7 @@ class CReport(ctypes.Structure):
         ("evaluations", c_int64),
         ("steps", c_int64),
         ("rejections", c_int64),
+        ("event_time", c_double),
     ]
 
 
@@ -131,6 +134,9 @@ ForeignProgram = ctypes.CFUNCTYPE(c_int32, c_int32, c_double)
 
 ForeignNormFunction = ctypes.CFUNCTYPE(c_double, c_void_p, c_int64)
 """(pointer, length) -> the norm, or -1 if it raised."""
+
+ForeignEventFunction = ctypes.CFUNCTYPE(c_double, c_double, c_void_p)
+"""(t, pointer to y) -> the event function's value, or NaN if it raised."""
 
 _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "message": (c_void_p, c_int64),

@@ -56,6 +56,8 @@ struct CForward
     keep::Int64
     recording::Int64
     stop::Ptr{Int32}
+    "`(t, pointer to y) -> number` whose change of sign ends the solve, or null."
+    event::Ptr{Cvoid}
 end
 
 struct CBackward
@@ -84,6 +86,8 @@ struct CReport
     evaluations::Int64
     steps::Int64
     rejections::Int64
+    "When the event came."
+    event_time::Float64
 end
 
 "Everything that Python holds by number. Only the home thread calls, so there is no lock."
@@ -209,11 +213,11 @@ end
 as_vector(::Type{T}, p, n) where {T} = unsafe_wrap(Array, Ptr{T}(p), n)
 as_matrix(::Type{T}, p, n, k) where {T} = unsafe_wrap(Array, Ptr{T}(p), (n, k))
 
-function report!(to::Ptr{CReport}, status, tally, solution)
+function report!(to::Ptr{CReport}, status, tally, solution, event_time = NaN)
     report = CReport(
         Int32(status), solution, tally.nf, tally.nvjp, tally.accepted, tally.rejected,
         tally.t, tally.dt, tally.error_norm, length(tally.evaluation_times),
-        length(tally.step_times), length(tally.rejected_times)
+        length(tally.step_times), length(tally.rejected_times), event_time
     )
     unsafe_store!(to, report)
     return nothing
@@ -235,18 +239,23 @@ function forward(field::Field{T}, c::CForward, report) where {T}
         field; recording = c.recording != 0, c.stop, direction, settings.jumps, wants_params = false
     )
     solution = Int64(0)
+    event_time = NaN
     status = try
         alg = algorithm(unsafe_string(c.settings.algorithm))
-        solved = solve_forward!(
-            as_matrix(T, c.y, n, c.ntimes), field, copy(as_vector(T, c.y0, n)), times, alg,
-            settings; dense = c.keep == 2
-        )
+        y, y0 = as_matrix(T, c.y, n, c.ntimes), copy(as_vector(T, c.y0, n))
+        solved = if c.event == C_NULL
+            solve_forward!(y, field, y0, times, alg, settings; dense = c.keep == 2)
+        else
+            event = ForeignEvent{T}(c.event, zeros(T, n))
+            solve_until!(event, y, field, y0, times[1], direction, alg, settings)
+        end
+        c.event == C_NULL || (event_time = solved.times[end])
         c.keep == 0 || (solution = hold(solved))
         status_of(solved.code)
     catch error
         status_of(error)
     end
-    report!(report, status, field.tally, solution)
+    report!(report, status, field.tally, solution, event_time)
     return nothing
 end
 

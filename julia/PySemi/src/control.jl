@@ -29,13 +29,12 @@ OrdinaryDiffEqCore.get_EEst(cache::NotingCache) = OrdinaryDiffEqCore.get_EEst(ca
 OrdinaryDiffEqCore.set_EEst!(cache::NotingCache, value) =
     OrdinaryDiffEqCore.set_EEst!(cache.inner, value)
 
-for name in (
-        :get_qmin, :get_qmax, :get_qmax_first_step, :get_gamma, :get_qsteady_min,
-        :get_qsteady_max, :get_failfactor, :reinit_controller!,
-    )
-    @eval OrdinaryDiffEqCore.$name(integrator::SciMLBase.DEIntegrator, cache::NotingCache) =
-        OrdinaryDiffEqCore.$name(integrator, cache.inner)
-end
+# The solver reads a cache's knobs as `cache.controller.basic`.
+Base.getproperty(cache::NotingCache, name::Symbol) =
+    name === :controller ? getfield(cache, :inner).controller : getfield(cache, name)
+
+OrdinaryDiffEqCore.reinit_controller!(integrator::SciMLBase.DEIntegrator, cache::NotingCache) =
+    OrdinaryDiffEqCore.reinit_controller!(integrator, cache.inner)
 OrdinaryDiffEqCore.accept_step_controller(integrator, cache::NotingCache, alg) =
     OrdinaryDiffEqCore.accept_step_controller(integrator, cache.inner, alg)
 OrdinaryDiffEqCore.post_newton_controller!(integrator, cache::NotingCache, alg) =
@@ -59,7 +58,7 @@ function OrdinaryDiffEqCore.step_reject_controller!(integrator, cache::NotingCac
 end
 
 """
-    TorchdiffeqController(order, scale, safety, ifactor, dfactor)
+    TorchdiffeqController(alg, order, scale, safety, ifactor, dfactor)
 
 torchdiffeq 0.2's rule (`_optimal_step_size`): the next step is the last one times
 `safety / error^(1/order)`, between `dfactor` (1 after an accepted step) and `ifactor`.
@@ -67,24 +66,31 @@ torchdiffeq 0.2's rule (`_optimal_step_size`): the next step is the last one tim
 `scale` is torchdiffeq's error estimate divided by OrdinaryDiffEq's: the two libraries use
 different embedded methods for Dormand and Prince's pair.
 """
-struct TorchdiffeqController <: AbstractController
+struct TorchdiffeqController{B} <: AbstractController
     order::Int
     scale::Float64
     safety::Float64
     ifactor::Float64
     dfactor::Float64
+    "Knobs that the solver reads of every controller."
+    basic::B
 end
 
-mutable struct TorchdiffeqCache{E} <: AbstractControllerCache
-    const controller::TorchdiffeqController
+TorchdiffeqController(alg, order, scale, safety, ifactor, dfactor) = TorchdiffeqController(
+    order, scale, safety, ifactor, dfactor,
+    OrdinaryDiffEqCore.resolve_basic((; qmin = dfactor, qmax = ifactor), alg, Float64)
+)
+
+mutable struct TorchdiffeqCache{C <: TorchdiffeqController, E} <: AbstractControllerCache
+    const controller::C
     EEst::E
 end
 
 OrdinaryDiffEqCore.setup_controller_cache(_, _, c::TorchdiffeqController, ::Type{E}, _) where {E} =
-    TorchdiffeqCache{E}(c, one(E))
+    TorchdiffeqCache{typeof(c), E}(c, one(E))
 
 # The solver stores its own estimate; torchdiffeq's is what decides, and what is reported.
-OrdinaryDiffEqCore.set_EEst!(cache::TorchdiffeqCache{E}, value) where {E} =
+OrdinaryDiffEqCore.set_EEst!(cache::TorchdiffeqCache{C, E}, value) where {C, E} =
     (cache.EEst = E(value * cache.controller.scale))
 
 "How much longer the next step is to be."
@@ -105,9 +111,3 @@ function OrdinaryDiffEqCore.step_reject_controller!(integrator, cache::Torchdiff
     return nothing
 end
 OrdinaryDiffEqCore.reinit_controller!(_::SciMLBase.DEIntegrator, ::TorchdiffeqCache) = nothing
-for (name, value) in (
-        (:get_qmin, 0.2), (:get_qmax, 10.0), (:get_qmax_first_step, 10.0), (:get_gamma, 0.9),
-        (:get_qsteady_min, 1.0), (:get_qsteady_max, 1.0), (:get_failfactor, 2.0),
-    )
-    @eval OrdinaryDiffEqCore.$name(::SciMLBase.DEIntegrator, ::TorchdiffeqCache) = $value
-end

@@ -1,7 +1,8 @@
 # Forward and backward solves.
 
 using OrdinaryDiffEq:
-    OrdinaryDiffEq, ODEProblem, DiscreteCallback, Tsit5, Vern7, init, solve, step!
+    OrdinaryDiffEq, CallbackSet, ContinuousCallback, DiscreteCallback, ODEProblem, Tsit5, Vern7,
+    init, solve, step!, terminate!
 using OrdinaryDiffEqLowOrderRK: OrdinaryDiffEqLowOrderRK, BS3, DP5
 using SciMLBase: ReturnCode, derivative_discontinuity!
 using SciMLSensitivity:

@@ -73,7 +73,7 @@ function march!(visit, f, u0, p, times, alg, settings, field)
     h = controls.first_step > 0 ? controls.first_step :
         first_step(f, u0, p, times[1], direction, like.order, abstol, reltol, norm)
     controller = Noting(
-        TorchdiffeqController(like.order, like.scale, controls.safety, controls.ifactor, controls.dfactor),
+        TorchdiffeqController(alg, like.order, like.scale, controls.safety, controls.ifactor, controls.dfactor),
         field.tally
     )
     # torchdiffeq steps over the last time and interpolates, so there is no end to stop at.

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pysemi.backends.base import Backend, Gradients, Solution
+from pysemi.backends.julia.events import Event
 from pysemi.backends.julia.fields import Binding, CallbackField, compiled_field
 from pysemi.backends.julia.settings import (
     JuliaSettings,
@@ -70,7 +71,7 @@ class JuliaBackend(Backend):
                 "bridge", f"{describe(bridge)} is not one of {', '.join(map(repr, BRIDGES))}"
             )
         if problem.event_fn is not None:
-            raise ArgumentError("event_fn", "needs backend='torch'; events do not run on Julia yet")
+            _check_event(problem, adjoint)
         if problem.y0.dtype not in (torch.float32, torch.float64):
             raise ArgumentError("y0", f"has dtype {problem.y0.dtype}; Julia solves float32 and float64")
         if problem.y0.device.type != "cpu":
@@ -119,7 +120,8 @@ class JuliaBackend(Backend):
         """Solve the adjoint of the forward solve that ``solution`` came from."""
         memory: _Memory = solution.memory
         problem, adjoint = memory.problem, memory.adjoint
-        (cotangent,) = cotangents
+        # An event's time has its gradient from pysemi.odeint_event, as in torchdiffeq.
+        cotangent = cotangents[-1]
         dense = cotangent.detach().to(problem.y0.dtype).contiguous()
         y_bar = torch.empty_like(problem.y0, memory_format=torch.contiguous_format)
         packed = memory.binding.field.packed
@@ -172,6 +174,7 @@ class JuliaBackend(Backend):
         y = torch.empty((len(times), *y0.shape), dtype=y0.dtype)
         settings = forward_settings(problem)
         keep = 0 if adjoint is None else 1 if adjoint.name == "backsolve" else 2
+        event = None if problem.event_fn is None else Event(problem)
         stop = StopFlag()
         binding = prepared.binding
         request = CForward(
@@ -184,8 +187,11 @@ class JuliaBackend(Backend):
             keep=keep,
             recording=int(bool(recordings)),
             stop=stop.address,
+            event=None if event is None else event.address,
         )
         outcome = _run(running, "forward", request, binding, settings, stop)
+        if event is not None and event.error is not None:
+            raise event.error
         memory = None
         if adjoint is not None and outcome.report.solution:
             memory = _Memory(running, problem, adjoint, binding, outcome.report.solution)
@@ -203,7 +209,10 @@ class JuliaBackend(Backend):
             ),
             recordings,
         )
-        return Solution(y, memory=memory)
+        event_t = None
+        if event is not None:
+            event_t = torch.tensor(outcome.report.event_time, dtype=problem.t.dtype)
+        return Solution(y, event_t, memory=memory)
 
 
 class _Memory:
@@ -442,13 +451,17 @@ def _gradients(
         offset += param.numel()
     t_bar = None
     if problem.t.requires_grad:
-        t_bar = _time_gradient(problem, solution.y, cotangent, y_bar)
+        times = problem.t.detach()
+        if solution.event_t is not None:
+            times = torch.stack([times[0], solution.event_t])
+        t_bar = _time_gradient(problem, times, solution.y, cotangent, y_bar)
     return Gradients(y_bar if problem.y0.requires_grad else None, t_bar, tuple(grads))
 
 
-def _time_gradient(problem: Problem, y: Tensor, cotangent: Tensor, y_bar: Tensor) -> Tensor:
+def _time_gradient(
+    problem: Problem, times: Tensor, y: Tensor, cotangent: Tensor, y_bar: Tensor
+) -> Tensor:
     r"""Each :math:`dL/dt_i = \lambda_i^T f(t_i, y_i)`, less that of all that comes after :math:`t_0`."""
-    times = problem.t.detach()
     slopes = [
         problem.layout.flatten(
             problem.func(time.to(y.dtype), problem.layout.unflatten(state))
@@ -457,7 +470,18 @@ def _time_gradient(problem: Problem, y: Tensor, cotangent: Tensor, y_bar: Tensor
     ]
     t_bar = torch.stack([(c * f).sum() for c, f in zip(cotangent, slopes, strict=True)])
     t_bar[0] = -((y_bar - cotangent[0]) * slopes[0]).sum()
+    if problem.event_fn is not None:
+        t_bar[1] = 0  # the second entry of t takes no part in such a solve
     return t_bar.to(problem.t.dtype)
+
+
+def _check_event(problem: Problem, adjoint: Adjoint | None) -> None:
+    if problem.settings.options.get("controller", "default") != "default":
+        raise ArgumentError(
+            "options['controller']", "is torchdiffeq's own; leave it out in a solve with event_fn"
+        )
+    if adjoint is not None and adjoint.name != "backsolve":
+        raise ArgumentError("adjoint", f"{adjoint.name!r} does not go with event_fn; use 'backsolve'")
 
 
 def _refuse_discrete_gradient(problem: Problem) -> None:
