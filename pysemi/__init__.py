@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pysemi import errors, models, norms
+    from pysemi.compiler import CompiledField, compile
     from pysemi.api import odeint, odeint_adjoint, odeint_event
     from pysemi.norms import StateNorm
     from pysemi.stats import Recording, SolveStats, record
 
 __all__ = [
+    "CompiledField",
     "Recording",
     "SolveStats",
     "StateNorm",
+    "compile",
     "errors",
     "models",
     "norms",
@@ -33,9 +36,11 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
+    "CompiledField": "pysemi.compiler",
     "Recording": "pysemi.stats",
     "SolveStats": "pysemi.stats",
     "StateNorm": "pysemi.norms",
+    "compile": "pysemi.compiler",
     "odeint": "pysemi.api",
     "odeint_adjoint": "pysemi.api",
     "odeint_event": "pysemi.api",

@@ -153,10 +153,14 @@ def _compile(
     field = flat_field(func, layout)
     versions = [tensor._version for tensor in inventory.tensors]
     t = t.detach().to(y.dtype)
-    if params is None:
-        traced = trace_field(field, t, y)
-    else:
-        traced = trace_joint(field, t, y, torch.ones_like(y), params)
+    try:
+        if params is None:
+            traced = trace_field(field, t, y)
+        else:
+            traced = trace_joint(field, t, y, torch.ones_like(y), params)
+    except Untranslatable:
+        _check_unchanged(func, params, inventory, versions)  # names more than an operator
+        raise
     _check_unchanged(func, params, inventory, versions)
     tape, sources = _lower(traced, y, params, inventory)
     places = {id(tensor): index for index, tensor in enumerate(inventory.tensors)}
@@ -183,8 +187,9 @@ def _check_unchanged(
         changed = before.changes(after) or ["its attributes"]
         named = ", ".join(path.removeprefix("[0].") for path in changed[:3])
         raise Untranslatable(f"calling it changes {named}, which a compiled call would not")
-    for tensor, path, version in zip(before.tensors, before.paths, versions, strict=True):
-        if tensor._version != version:
+    tensors = zip(before.tensors, after.tensors, before.paths, versions, strict=True)
+    for tensor, later, path, version in tensors:
+        if tensor is not later or tensor._version != version:
             raise Untranslatable(f"calling it changes the tensor {path.removeprefix('[0].')}")
 
 

@@ -44,7 +44,7 @@ def identify(value):
 
 @pytest.mark.parametrize(
     ("name", "dtype", "norm", "adjoint", "bridge"),
-    product(MODELS, DTYPES, NORMS, ADJOINTS, BRIDGES),
+    list(product(MODELS, DTYPES, NORMS, ADJOINTS, BRIDGES)),
     ids=identify,
 )
 def test_loss_and_gradients_agree(name, dtype, norm, adjoint, bridge):
@@ -62,7 +62,9 @@ def test_loss_and_gradients_agree(name, dtype, norm, adjoint, bridge):
     assert max(from_reference.params.values()) <= 20 * found.bound
 
 
-@pytest.mark.parametrize(("name", "dtype", "norm"), product(MODELS, DTYPES, NORMS), ids=identify)
+@pytest.mark.parametrize(
+    ("name", "dtype", "norm"), list(product(MODELS, DTYPES, NORMS)), ids=identify
+)
 def test_under_torchdiffeq_control_the_steps_are_the_same(name, dtype, norm):
     setting = Setting(dtype=dtype, norm=norm, controller="torchdiffeq", bridge="compiled")
     found = compared(name, setting)
