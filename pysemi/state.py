@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
 
 from pysemi.errors import ArgumentError, describe
 
-__all__ = ["State", "StateLayout", "Tolerance"]
+__all__ = ["State", "StateLayout", "Tolerance", "check_derivative"]
 
 State: TypeAlias = Tensor | tuple[Tensor, ...]
 """What a vector field maps to its derivative: a tensor or a tuple of tensors."""
@@ -119,6 +119,45 @@ class StateLayout:
         return torch.cat(
             [_spread(name, entry, shape) for entry, shape in zip(entries, self.shapes, strict=True)]
         )
+
+
+def check_derivative(dy: Any, layout: StateLayout) -> None:
+    """Refuse what a vector field must not return.
+
+    Raises
+    ------
+    ArgumentError
+        If ``dy`` has not the state's structure, or a shape that does not fit it.
+    """
+    components = dy if layout.is_tuple else (dy,)
+    if not isinstance(components, (tuple, list)) or len(components) != len(layout.shapes):
+        raise ArgumentError(
+            "func",
+            f"returned {describe(type(dy).__name__)} for a state of {len(layout.shapes)} "
+            "components; return a tuple with one derivative per component",
+        )
+    for index, (component, shape) in enumerate(zip(components, layout.shapes, strict=True)):
+        where = f"component {index} of what it returned" if layout.is_tuple else "what it returned"
+        if not isinstance(component, Tensor):
+            raise ArgumentError("func", f"{where} is {describe(component)}, not a tensor")
+        fits = (
+            component.numel() == shape.numel()
+            if layout.is_tuple
+            else _spreads_over(component.shape, shape)
+        )
+        if not fits:
+            raise ArgumentError(
+                "func",
+                f"{where} has shape {tuple(component.shape)}, and the state has shape "
+                f"{tuple(shape)}; dy/dt must have the shape of y",
+            )
+
+
+def _spreads_over(shape: torch.Size, target: torch.Size) -> bool:
+    try:
+        return bool(torch.broadcast_shapes(shape, target) == target)
+    except RuntimeError:
+        return False
 
 
 def _spread(name: str, entry: float | Tensor, shape: torch.Size) -> Tensor:

@@ -25,7 +25,7 @@ from pysemi.captured import uncovered_leaves
 from pysemi.errors import ArgumentError, SolveError, describe
 from pysemi.methods import MethodKind, torchdiffeq_kind, torchdiffeq_methods
 from pysemi.problem import Adjoint, Problem, SolverSettings
-from pysemi.state import StateLayout
+from pysemi.state import StateLayout, check_derivative
 from pysemi.stats import Recording, publish
 
 __all__ = ["TorchBackend"]
@@ -181,7 +181,7 @@ class _WatchedField:
         self.monitor.evaluated(t)
         dy = self._func(t, self._layout.unflatten(y))
         if not self._shape_is_checked:
-            _check_derivative(dy, self._layout)
+            check_derivative(dy, self._layout)
             self._shape_is_checked = True
         flat = self._layout.flatten(dy)
         if self.monitor.nvjp == 1:
@@ -323,38 +323,6 @@ def _finish_forward(
         )
     publish(monitor.stats(), recordings)
     return solution
-
-
-def _check_derivative(dy: Any, layout: StateLayout) -> None:
-    components = dy if layout.is_tuple else (dy,)
-    if not isinstance(components, (tuple, list)) or len(components) != len(layout.shapes):
-        raise ArgumentError(
-            "func",
-            f"returned {describe(type(dy).__name__)} for a state of {len(layout.shapes)} "
-            "components; return a tuple with one derivative per component",
-        )
-    for index, (component, shape) in enumerate(zip(components, layout.shapes, strict=True)):
-        where = f"component {index} of what it returned" if layout.is_tuple else "what it returned"
-        if not isinstance(component, Tensor):
-            raise ArgumentError("func", f"{where} is {describe(component)}, not a tensor")
-        fits = (
-            component.numel() == shape.numel()
-            if layout.is_tuple
-            else _spreads_over(component.shape, shape)
-        )
-        if not fits:
-            raise ArgumentError(
-                "func",
-                f"{where} has shape {tuple(component.shape)}, and the state has shape "
-                f"{tuple(shape)}; dy/dt must have the shape of y",
-            )
-
-
-def _spreads_over(shape: torch.Size, target: torch.Size) -> bool:
-    try:
-        return bool(torch.broadcast_shapes(shape, target) == target)
-    except RuntimeError:
-        return False
 
 
 def _check_gradients(

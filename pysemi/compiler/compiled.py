@@ -19,7 +19,7 @@ from pysemi.compiler.tape import Role, Tape
 from pysemi.compiler.trace import FlatField, Traced, trace_field, trace_joint
 from pysemi.compiler.translate import translate
 from pysemi.compiler.untranslatable import Untranslatable
-from pysemi.state import StateLayout
+from pysemi.state import StateLayout, check_derivative
 
 __all__ = ["Compilation", "compile_field", "flat_field"]
 
@@ -69,10 +69,16 @@ class Compilation:
 
 
 def flat_field(func: Callable[[Tensor, Any], Any], layout: StateLayout) -> FlatField:
-    """``func`` as a function of the flat state, as the solvers see it."""
+    """``func`` as a function of the flat state, as the solvers see it.
+
+    Its result has the state's shape and dtype; :class:`~pysemi.errors.ArgumentError` if it
+    cannot.
+    """
 
     def field(t: Tensor, y: Tensor) -> Tensor:
-        return layout.flatten(func(t, layout.unflatten(y)))
+        dy = func(t, layout.unflatten(y))
+        check_derivative(dy, layout)
+        return layout.flatten(dy).to(y.dtype).expand(y.shape)
 
     return field
 

@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from pysemi.compiler.ops import OPERATORS
 from pysemi.compiler.untranslatable import Untranslatable
+from pysemi.errors import PysemiError
 
 __all__ = ["FlatField", "Traced", "evaluate_joint", "trace_field", "trace_joint"]
 
@@ -93,7 +94,7 @@ def _trace(function: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Traced:
             if any(map(_mutates, traced.graph.nodes)):
                 run = fx.Interpreter(traced).run
                 traced = make_fx(torch.func.functionalize(run), _decompositions())(*inputs)
-    except Untranslatable:
+    except (Untranslatable, PysemiError):
         raise
     except Exception as error:
         raise Untranslatable(_reason(error)) from error

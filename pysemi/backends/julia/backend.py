@@ -126,6 +126,11 @@ class JuliaBackend(Backend):
         y_bar = torch.empty_like(problem.y0, memory_format=torch.contiguous_format)
         packed = memory.binding.field.packed
         params_bar = torch.empty(packed, dtype=problem.y0.dtype)
+        if not torch.isfinite(dense).all():
+            # As a gradient scaler may send, to see it come through; no step could be taken.
+            return _gradients(
+                memory, solution, dense, y_bar.fill_(torch.nan), params_bar.fill_(torch.nan)
+            )
         settings = adjoint_settings(problem, adjoint, packed)
         stop = StopFlag()
         request = CBackward(
@@ -142,12 +147,6 @@ class JuliaBackend(Backend):
         outcome = _run(memory.session, "backward", request, memory.binding, settings, stop)
         _raise_failure(outcome, "backward", settings, memory.binding)
         if not (bool(torch.isfinite(y_bar).all()) and bool(torch.isfinite(params_bar).all())):
-            if not torch.isfinite(dense).all():
-                raise NonFiniteStateError(
-                    "the gradient of the loss is NaN or infinite before it reaches the solve; look "
-                    "at the loss",
-                    direction="backward",
-                )
             raise _failure(NonFiniteStateError, outcome, "backward", _NON_FINITE)
         publish(
             outcome.stats(
