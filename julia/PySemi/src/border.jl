@@ -236,7 +236,8 @@ function forward(field::Field{T}, c::CForward, report) where {T}
     settings = settings_of(T, c.settings, n)
     direction = times[end] >= times[1] ? 1 : -1
     prepare!(
-        field; recording = c.recording != 0, c.stop, direction, settings.jumps, wants_params = false
+        field; recording = c.recording != 0, c.stop, from = times[1], direction, settings.jumps,
+        wants_params = false
     )
     solution = Int64(0)
     event_time = NaN
@@ -273,7 +274,8 @@ function backward(field::Field{T}, solved::Solved, c::CBackward, report) where {
     times = solved.times
     direction = times[end] >= times[1] ? -1 : 1
     prepare!(
-        field; recording = c.recording != 0, c.stop, direction, settings.jumps, wants_params = true
+        field; recording = c.recording != 0, c.stop, from = times[end], direction, settings.jumps,
+        wants_params = true
     )
     status = try
         alg = algorithm(unsafe_string(c.settings.algorithm))

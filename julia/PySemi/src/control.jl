@@ -4,25 +4,26 @@ using OrdinaryDiffEqCore: OrdinaryDiffEqCore
 using OrdinaryDiffEqCore: AbstractController, AbstractControllerCache
 
 """
-    Noting(controller, tally)
+    Noting(controller, field)
 
-`controller`, with every decision noted in `tally`.
+`controller`, with every decision noted in the field's tally. The field is told where steps
+start, so that it knows which side of a jump is meant.
 """
-struct Noting{C <: AbstractController} <: AbstractController
+struct Noting{C <: AbstractController, F <: Field} <: AbstractController
     controller::C
-    tally::Tally
+    field::F
 end
 
-struct NotingCache{C <: AbstractControllerCache} <: AbstractControllerCache
+struct NotingCache{C <: AbstractControllerCache, F <: Field} <: AbstractControllerCache
     inner::C
-    tally::Tally
+    field::F
 end
 
 function OrdinaryDiffEqCore.setup_controller_cache(
         alg, cache, controller::Noting, ::Type{E}, disco_probs
     ) where {E}
     inner = OrdinaryDiffEqCore.setup_controller_cache(alg, cache, controller.controller, E, disco_probs)
-    return NotingCache(inner, controller.tally)
+    return NotingCache(inner, controller.field)
 end
 
 OrdinaryDiffEqCore.get_EEst(cache::NotingCache) = OrdinaryDiffEqCore.get_EEst(cache.inner)
@@ -42,17 +43,18 @@ OrdinaryDiffEqCore.post_newton_controller!(integrator, cache::NotingCache, alg) 
 
 function OrdinaryDiffEqCore.stepsize_controller!(integrator, cache::NotingCache, alg)
     q = OrdinaryDiffEqCore.stepsize_controller!(integrator, cache.inner, alg)
-    note_attempt!(cache.tally, integrator.t, integrator.dt, OrdinaryDiffEqCore.get_EEst(cache))
+    note_attempt!(cache.field.tally, integrator.t, integrator.dt, OrdinaryDiffEqCore.get_EEst(cache))
     return q
 end
 
 function OrdinaryDiffEqCore.step_accept_controller!(integrator, cache::NotingCache, alg, q)
-    count_accepted!(cache.tally, integrator.tprev, integrator.t)
+    count_accepted!(cache.field.tally, integrator.tprev, integrator.t)
+    start_step!(cache.field, integrator.t) && (integrator.reeval_fsal = true)
     return OrdinaryDiffEqCore.step_accept_controller!(integrator, cache.inner, alg, q)
 end
 
 function OrdinaryDiffEqCore.step_reject_controller!(integrator, cache::NotingCache, alg)
-    count_rejected!(cache.tally, integrator.t)
+    count_rejected!(cache.field.tally, integrator.t)
     OrdinaryDiffEqCore.step_reject_controller!(integrator, cache.inner, alg)
     return nothing
 end

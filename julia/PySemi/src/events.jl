@@ -40,7 +40,7 @@ function solve_until!(event, out, field::Field, u0, t0, direction, alg, settings
     solution = solve(
         problem, alg; common_options(settings, alg, field, problem.tspan...)...,
         save_everystep = false, save_start = false,
-        callback = CallbackSet(jump_callback(field, settings.jumps), ending)
+        callback = ending
     )
     state = solution.u[end]
     copyto!(view(out, :, 2), state)

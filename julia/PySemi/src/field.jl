@@ -23,10 +23,10 @@ mutable struct Field{T, V <: AbstractVector{T}}
     at::Float64
     "Whether λᵀ∂f/∂θ will be asked for wherever λᵀ∂f/∂y is."
     wants_params::Bool
-    "Times at which f jumps; evaluations there are meant for the side that time comes from..."
+    "Times at which f jumps. A step that ends there wants f on the near side..."
     jumps::Vector{Float64}
-    "...unless the solver has just restarted there."
-    beyond::Bool
+    "...and one that starts there, on the far side: where the present step started."
+    from::Float64
     direction::Int
     "Set to non-zero from outside to stop a solve."
     stop::Ptr{Int32}
@@ -34,7 +34,7 @@ end
 
 function Field(memory::Memory{T, V}, field, pullback, joint, roots) where {T, V}
     return Field{T, V}(
-        memory, field, pullback, joint, roots, Tally(), NOTHING, NaN, true, Float64[], false, 1, C_NULL
+        memory, field, pullback, joint, roots, Tally(), NOTHING, NaN, true, Float64[], NaN, 1, C_NULL
     )
 end
 
@@ -73,31 +73,41 @@ nstates(field::Field) = length(field.memory.y)
 nparams(field::Field) = length(field.memory.params)
 
 """
-    prepare!(field; recording, stop, direction, jumps, wants_params)
+    prepare!(field; recording, stop, from, direction, jumps, wants_params)
 
-Forget what was computed before and count from zero.
+Forget what was computed before and count from zero; a solve starts at the time `from`.
 """
-function prepare!(field; recording, stop, direction, jumps, wants_params)
+function prepare!(field; recording, stop, from, direction, jumps, wants_params)
     reset!(field.tally, recording)
     field.done = NOTHING
     field.stop = stop
     field.direction = direction
     field.jumps = jumps
-    field.beyond = true
     field.wants_params = wants_params
+    start_step!(field, from)
     return field
 end
 
-"Say that the solver starts anew at a jump, beyond it."
-pass_jump!(field) = (field.beyond = true; field.done = NOTHING; nothing)
+"""
+    start_step!(field, t)
+
+Say that a step starts at `t`; true if f has to be evaluated there anew, on the far side
+of a jump.
+"""
+function start_step!(field, t)
+    field.from = t
+    is_jump(field, t) || return false
+    field.done = NOTHING
+    return true
+end
 
 is_jump(field, t) = !isempty(field.jumps) && t in field.jumps
 
 "The time to evaluate f at: `t` itself, or its neighbour on the side that is meant."
 function one_sided(field::Field{T}, t) where {T}
     is_jump(field, t) || return T(t)
-    ahead = (field.direction > 0) == field.beyond
-    return ahead ? nextfloat(T(t)) : prevfloat(T(t))
+    later = (field.direction > 0) == (t == field.from)
+    return later ? nextfloat(T(t)) : prevfloat(T(t))
 end
 
 function check_stop(field)
@@ -116,7 +126,6 @@ function evaluate!(field, level, program::Thunk, y, λ, t)
     if !here
         copyto!(memory.y, y)
         fill!(memory.t, one_sided(field, t))
-        field.beyond = false
         count_evaluation!(field.tally, t)
     end
     λ === nothing || copyto!(memory.cotangent, λ)

@@ -62,12 +62,13 @@ function exercise(::Type{T}, text) where {T}
         for adjoint in adjoints
             controls = Controls(; torchdiffeq)
             settings(norm) = Settings(T(1.0e-4), T(1.0e-4), norm, 1000, controls, jumps, Float64[])
-            start(direction) = prepare!(
-                field; recording = true, stop = Ptr{Int32}(C_NULL), direction, jumps, wants_params = true
+            start(from, direction) = prepare!(
+                field; recording = true, stop = Ptr{Int32}(C_NULL), from, direction, jumps,
+                wants_params = true
             )
-            start(1)
+            start(0.0, 1)
             solved = solve_forward!(y, field, u0, times, alg, settings(norms[1]); dense = adjoint === :gauss)
-            start(-1)
+            start(1.0, -1)
             solve_backward!(
                 y_bar, params_bar, field, solved, alg, adjoint, cotangents,
                 settings(norms[adjoint === :gauss ? 1 : 2])

@@ -1,10 +1,9 @@
 # Forward and backward solves.
 
 using OrdinaryDiffEq:
-    OrdinaryDiffEq, CallbackSet, ContinuousCallback, DiscreteCallback, ODEProblem, Tsit5, Vern7,
-    init, solve, step!, terminate!
+    OrdinaryDiffEq, ContinuousCallback, ODEProblem, Tsit5, Vern7, init, solve, step!, terminate!
 using OrdinaryDiffEqLowOrderRK: OrdinaryDiffEqLowOrderRK, BS3, DP5
-using SciMLBase: ReturnCode, derivative_discontinuity!
+using SciMLBase: ReturnCode
 using SciMLSensitivity:
     ODEAdjointProblem, BacksolveAdjoint, GaussAdjoint, ZygoteVJP, adjoint_sensitivities
 using SciMLLogging: SciMLLogging
@@ -93,19 +92,8 @@ end
 Base.showerror(io::IO, e::UnknownAlgorithm) =
     print(io, "OrdinaryDiffEq has no algorithm ", e.name)
 
-# Also where nothing jumps, so that all solves are of one type.
-function jump_callback(field, jumps)
-    condition(_, t, _) = t in jumps
-    function affect!(integrator)
-        pass_jump!(field)
-        derivative_discontinuity!(integrator, true)
-        return nothing
-    end
-    return DiscreteCallback(condition, affect!; save_positions = (false, false))
-end
-
-default_control(alg, tally) =
-    Noting(OrdinaryDiffEqCore.default_controller(Float64, alg), tally)
+default_control(alg, field) =
+    Noting(OrdinaryDiffEqCore.default_controller(Float64, alg), field)
 
 between(times, from, to) = filter(s -> min(from, to) < s < max(from, to), times)
 
@@ -115,7 +103,7 @@ function common_options(settings, alg, field, from, to)
     first = controls.first_step > 0 ? (; dt = direction * controls.first_step) : (;)
     return (;
         abstol, reltol, internalnorm = norm, maxiters, verbose = SILENT,
-        controller = default_control(alg, field.tally),
+        controller = default_control(alg, field),
         tstops = between(vcat(jumps, steps), from, to), first...,
     )
 end
@@ -152,8 +140,7 @@ function solve_forward!(out, field::Field, u0, times, alg, settings; dense = fal
     end
     keep = dense ? (; save_everystep = true) : (; saveat = times, save_everystep = false, dense = false)
     solution = solve(
-        problem, alg; common_options(settings, alg, field, times[1], times[end])..., keep...,
-        callback = jump_callback(field, settings.jumps)
+        problem, alg; common_options(settings, alg, field, times[1], times[end])..., keep...
     )
     if SciMLBase.successful_retcode(solution)
         for (i, t) in enumerate(times)
@@ -194,8 +181,7 @@ function solve_backward!(y_bar, params_bar, field, solved, alg, adjoint, cotange
         end
         solution = solve(
             problem, alg; common_options(settings, alg, field, times[end], times[1])...,
-            save_everystep = false, save_start = false, saveat = eltype(y_bar)[],
-            callback = jump_callback(field, settings.jumps)
+            save_everystep = false, save_start = false, saveat = eltype(y_bar)[]
         )
         u = solution.u[end]
         n = length(y_bar)
@@ -226,7 +212,6 @@ function march_backward!(y_bar, params_bar, problem, field, solved, alg, cotange
     for i in length(times):-1:2
         λ .+= view(cotangents, :, i)
         copyto!(y, solved.solution.u[i])
-        field.beyond = true
         field.done = NOTHING
         code = march!(
             problem.f, u, problem.p, [times[i], times[i - 1]], alg, settings, field

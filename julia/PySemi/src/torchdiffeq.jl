@@ -70,11 +70,12 @@ function march!(visit, f, u0, p, times, alg, settings, field)
     (; abstol, reltol, norm, maxiters, controls, jumps, steps) = settings
     direction = sign(times[end] - times[1])
     like = twin(alg)
+    start_step!(field, times[1])
     h = controls.first_step > 0 ? controls.first_step :
         first_step(f, u0, p, times[1], direction, like.order, abstol, reltol, norm)
     controller = Noting(
         TorchdiffeqController(alg, like.order, like.scale, controls.safety, controls.ifactor, controls.dfactor),
-        field.tally
+        field
     )
     # torchdiffeq steps over the last time and interpolates, so there is no end to stop at.
     horizon = times[end] + direction * max(1.0e6 * abs(times[end] - times[1]), 1.0)
@@ -83,8 +84,7 @@ function march!(visit, f, u0, p, times, alg, settings, field)
         ODEProblem{true}(f, u0, (times[1], horizon), p), alg;
         dt = direction * h, controller, abstol, reltol, internalnorm = norm,
         save_everystep = false, save_start = false, save_end = false, dense = false,
-        calck = false, maxiters = typemax(Int), tstops = stops, verbose = SILENT,
-        callback = jump_callback(field, jumps)
+        calck = false, maxiters = typemax(Int), tstops = stops, verbose = SILENT
     )
     work = Interpolation(u0)
     attempts = field.tally.accepted + field.tally.rejected
