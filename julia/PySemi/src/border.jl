@@ -242,7 +242,7 @@ function forward(field::Field{T}, c::CForward, report) where {T}
     solution = Int64(0)
     event_time = NaN
     status = try
-        alg = algorithm(unsafe_string(c.settings.algorithm))
+        alg = algorithm(unsafe_string(c.settings.algorithm); dense = c.keep == 2)
         y, y0 = as_matrix(T, c.y, n, c.ntimes), copy(as_vector(T, c.y0, n))
         solved = if c.event == C_NULL
             solve_forward!(y, field, y0, times, alg, settings; dense = c.keep == 2)
@@ -278,7 +278,7 @@ function backward(field::Field{T}, solved::Solved, c::CBackward, report) where {
         wants_params = true
     )
     status = try
-        alg = algorithm(unsafe_string(c.settings.algorithm))
+        alg = algorithm(unsafe_string(c.settings.algorithm); dense = adjoint === :gauss)
         status_of(
             solve_backward!(
                 as_vector(T, c.y_bar, n), as_vector(T, c.params_bar, m), field, solved, alg,

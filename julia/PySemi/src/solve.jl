@@ -56,20 +56,26 @@ const ALGORITHM_PACKAGES = (
 )
 
 """
-    algorithm(name)
+    algorithm(name; dense = false)
 
-OrdinaryDiffEq's algorithm of that name, with its defaults.
+OrdinaryDiffEq's algorithm of that name, with its defaults. `dense` asks for one that has its
+interpolant ready after each step.
+
+The interpolants of BS5 and the Verner methods are made on demand otherwise, and the Gauss
+adjoint does not demand them: its parameter gradients were off by 1e-5 (SciMLSensitivity 7.112).
 """
-function algorithm(name::AbstractString)
+function algorithm(name::AbstractString; dense = false)
+    name == "Vern7" && return dense ? Vern7(lazy = false) : Vern7()
     for (known, make) in COMMON_ALGORITHMS
         known == name && return make()
     end
     found = search_algorithm(Symbol(name))
     found === nothing && throw(UnknownAlgorithm(name))
+    dense && hasfield(found, :lazy) && return Base.invokelatest(found; lazy = false)
     return Base.invokelatest(found)
 end
 
-const COMMON_ALGORITHMS = ("DP5" => DP5, "Tsit5" => Tsit5, "BS3" => BS3, "Vern7" => Vern7)
+const COMMON_ALGORITHMS = ("DP5" => DP5, "Tsit5" => Tsit5, "BS3" => BS3)
 
 is_algorithm(x) = x isa Type && x <: OrdinaryDiffEqCore.OrdinaryDiffEqAlgorithm
 
