@@ -14,7 +14,7 @@ torchdiffeq's mixed norm (ibid., Appendix A).
 - `weights`: empty, or one weight for each index of the state; an index of weight 0 does not
   count towards its component's mean.
 """
-struct ComponentNorm{T, V <: AbstractVector{T}}
+struct ComponentNorm{T, V <: AbstractVector{T}} <: Function
     components::Vector{UnitRange{Int}}
     weights::V
     counts::Vector{Int}
@@ -59,7 +59,7 @@ end
 
 A norm computed by Python: `call(pointer, n)` on `n` numbers in a row.
 """
-struct ForeignNorm{T}
+struct ForeignNorm{T} <: Function
     call::Ptr{Cvoid}
     dense::Vector{T}
 end
