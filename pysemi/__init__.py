@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pysemi import errors, models, norms
-    from pysemi.compiler import CompiledField, compile
     from pysemi.api import odeint, odeint_adjoint, odeint_event
+    from pysemi.compiler import CompiledField, compile
     from pysemi.norms import StateNorm
     from pysemi.stats import Recording, SolveStats, record
 

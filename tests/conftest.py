@@ -135,7 +135,9 @@ def no_julia(isolated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def good_version(package: JuliaPackage) -> str:
     """Return a version of ``package`` that pysemi can use."""
     compat = package.compat or "1"
-    return {"7": "7.7.0", "2": "2.2.3", "7.100": "7.112.0", "0.9": "0.9.30"}.get(compat, compat.lstrip("=^"))
+    return {"7": "7.7.0", "2": "2.2.3", "7.100": "7.112.0", "0.9": "0.9.30"}.get(
+        compat, compat.lstrip("=^")
+    )
 
 
 @pytest.fixture

@@ -95,7 +95,8 @@ def test_where_a_package_fails_the_command_that_shows_why_is_advised(
     fake_julia, fake_juliacall, julia_project
 ):
     fake_juliacall(
-        behaviour="if name == 'OrdinaryDiffEqLowOrderRK': record('failed', name=name, error='oh no'); return"
+        behaviour="if name == 'OrdinaryDiffEqLowOrderRK': "
+        "record('failed', name=name, error='oh no'); return"
     )
     write_julia(JuliaConfig(fake_julia(), julia_project, Path("/a depot")))
     found = diagnose()

@@ -36,9 +36,7 @@ BACKEND_VARIABLE = "PYSEMI_BACKEND"
 _log = logging.getLogger("pysemi")
 
 
-def choose_backend(
-    name: str, problem: Problem, adjoint: Adjoint | None, bridge: str
-) -> Backend:
+def choose_backend(name: str, problem: Problem, adjoint: Adjoint | None, bridge: str) -> Backend:
     """Return the backend that the argument ``backend=name`` stands for, for one problem.
 
     "auto" is Julia if there is one and it can do what is asked, else torch; the reason
@@ -65,7 +63,9 @@ def explain_auto() -> tuple[str, str]:
     asked = os.environ.get(BACKEND_VARIABLE)
     if asked:
         if asked not in ("torch", "julia"):
-            raise ArgumentError(BACKEND_VARIABLE, f"{describe(asked)} is neither 'torch' nor 'julia'")
+            raise ArgumentError(
+                BACKEND_VARIABLE, f"{describe(asked)} is neither 'torch' nor 'julia'"
+            )
         return asked, f"{BACKEND_VARIABLE} says so"
     try:
         found = find_julia()

@@ -64,7 +64,7 @@ class Backend(ABC):
     def check(self, problem: Problem, adjoint: Adjoint | None, bridge: str) -> None:
         """Refuse, with an :class:`ArgumentError`, what this backend cannot solve."""
 
-    def start(self) -> None:
+    def start(self) -> None:  # noqa: B027 (most backends have nothing to wait for)
         """Make ready what the first solve would wait for; raises if that cannot be had."""
 
     @abstractmethod

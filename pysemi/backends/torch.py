@@ -25,7 +25,7 @@ from pysemi.captured import uncovered_leaves
 from pysemi.errors import ArgumentError, SolveError, describe
 from pysemi.methods import MethodKind, torchdiffeq_kind, torchdiffeq_methods
 from pysemi.problem import Adjoint, Problem, SolverSettings
-from pysemi.state import StateLayout, check_derivative
+from pysemi.state import check_derivative
 from pysemi.stats import Recording, publish
 
 __all__ = ["TorchBackend"]

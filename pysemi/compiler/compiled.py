@@ -1,4 +1,4 @@
-"""From a vector field to its tape: traced once for each structure, and used for all that share it."""
+"""From a vector field to its tape: traced once for each structure, used by all that share it."""
 
 from __future__ import annotations
 
@@ -113,7 +113,12 @@ def compile_field(
     """
     inventory = take_inventory((func, tuple(params or ())))
     key: tuple[Any, ...] = (
-        inventory.key, layout, y.dtype, tuple(y.shape), y.device, params is None,
+        inventory.key,
+        layout,
+        y.dtype,
+        tuple(y.shape),
+        y.device,
+        params is None,
     )
     with _lock:
         for candidate in (key, (key, id(func))):
@@ -233,8 +238,13 @@ def _lower(
     # SciMLSensitivity wants at least one parameter; a vector of none gets a silent one.
     packed_size = max(offset, 1)
     sizes: dict[Role, int] = {
-        "t": 1, "y": size, "cotangent": size, "params": packed_size,
-        "dy": size, "y_bar": size, "params_bar": packed_size,
+        "t": 1,
+        "y": size,
+        "cotangent": size,
+        "params": packed_size,
+        "dy": size,
+        "y_bar": size,
+        "params_bar": packed_size,
     }
     tape = lower(graph, programs, places, sizes, y.dtype)
     # A tensor that no program needs has no buffer; those that have are in order of use.

@@ -1,10 +1,9 @@
 """The compiler's own form of a traced function: nodes that compute, views that cost nothing.
 
-A :class:`Node` computes one new, contiguous array. What it reads are
-:class:`View`\\ s (a node's array seen with other strides: transposes, slices,
-broadcasts, reshapes) and :class:`Literal`\\ s. A node that was asked for twice is made
-once, since the builder looks its description up first; so common subexpressions
-never exist.
+A :class:`Node` computes one new, contiguous array. What it reads are views (a node's array
+seen with other strides: transposes, slices, broadcasts, reshapes) and literal numbers. A
+node that was asked for twice is made once, since the builder looks its description up first;
+so common subexpressions never exist.
 """
 
 from __future__ import annotations
@@ -192,7 +191,9 @@ class Graph:
     def nodes(self, outputs: Iterable[str] | None = None) -> list[Node]:
         """What the named outputs (all, if left out) depend on, operands first."""
         names = self.outputs if outputs is None else outputs
-        pending = [out.source for out in map(self.outputs.__getitem__, names) if isinstance(out, View)]
+        pending = [
+            out.source for out in map(self.outputs.__getitem__, names) if isinstance(out, View)
+        ]
         found: set[Node] = set()
         while pending:
             node = pending.pop()

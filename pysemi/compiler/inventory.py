@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import types
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache, partial
 from hashlib import blake2b
@@ -138,9 +138,7 @@ class _Walk:
         self.state.append((path, value))
 
     def _tensor(self, x: Tensor, path: str) -> None:
-        self.key.append(
-            ("tensor", type(x), tuple(x.shape), x.dtype, x.device, x.requires_grad)
-        )
+        self.key.append(("tensor", type(x), tuple(x.shape), x.dtype, x.device, x.requires_grad))
         self.tensors.append(x)
         self.paths.append(path)
 
@@ -223,7 +221,7 @@ class _Walk:
                 self.key.append(name)
                 self.visit(value, f"{path}.{name}")
             found = True
-        for name in _slots(type(x)):
+        for name in _slots(type(x)):  # type: ignore[arg-type]
             if hasattr(x, name):
                 self.key.append(name)
                 self.visit(getattr(x, name), f"{path}.{name}")
@@ -269,9 +267,9 @@ def _named(code: types.CodeType) -> tuple[str, ...]:
 
 
 @cache
-def _slots(kind: type) -> tuple[str, ...]:
+def _slots(kind: Hashable) -> tuple[str, ...]:
     found: list[str] = []
-    for owner in kind.__mro__:
+    for owner in kind.__mro__:  # type: ignore[attr-defined]
         slots = owner.__dict__.get("__slots__", ())
         found += [slots] if isinstance(slots, str) else list(slots)
     return tuple(name for name in found if name not in ("__dict__", "__weakref__"))

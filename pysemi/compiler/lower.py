@@ -53,7 +53,7 @@ def lower(
     dtype : torch.dtype
         Of those buffers.
     """
-    memory = _Memory(places, {role: dtype for role in sizes}, sizes)
+    memory = _Memory(places, dict.fromkeys(sizes, dtype), sizes)
     lowered = {}
     for name, outputs in programs.items():
         present = [output for output in outputs if output in graph.outputs]
@@ -209,9 +209,7 @@ class _Program:
         if buffer.role != "work":
             return
         taken_over = any(
-            other is not node
-            and where[0] is buffer
-            and self._last_read.get(other, -1) > index
+            other is not node and where[0] is buffer and self._last_read.get(other, -1) > index
             for other, where in self._where.items()
         )
         if not taken_over:
@@ -236,9 +234,7 @@ class _Program:
     ) -> None:
         windows = tuple(map(self._window, args))
         self._emitted.append(
-            Instruction(
-                kernel, out, windows, tuple(map(str, words)), program, node.origin, flops
-            )
+            Instruction(kernel, out, windows, tuple(map(str, words)), program, node.origin, flops)
         )
 
     def _lower_pointwise(self, node: Node) -> None:

@@ -151,5 +151,3 @@ class Tape:
                 origin = f"  {instruction.origin}" if instruction.origin else ""
                 lines.append(f"  {text:<{width}}  # {instruction.flops:,} flops{origin}")
         return "\n".join(lines) + "\n"
-
-

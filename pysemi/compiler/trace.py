@@ -46,14 +46,20 @@ class Traced:
 
 def evaluate_joint(
     field: FlatField, t: Tensor, y: Tensor, cotangent: Tensor, params: Sequence[Tensor]
-) -> tuple[Tensor, ...]:
-    r"""Return :math:`f`, :math:`\lambda^T \partial f/\partial y` and each
-    :math:`\lambda^T \partial f/\partial\theta_i`, None where f does not depend on it."""
+) -> tuple[Any, ...]:
+    r"""Evaluate f and both its vector-Jacobian products.
+
+    Returns
+    -------
+    tuple
+        :math:`f`, :math:`\lambda^T \partial f/\partial y` and each
+        :math:`\lambda^T \partial f/\partial\theta_i`; None where f does not depend on it.
+    """
     y = y.detach().requires_grad_()
     with torch.enable_grad():
         dy = field(t.detach(), y)
     if not dy.requires_grad:
-        return (dy.detach(), *[None] * (1 + len(params)))  # type: ignore[return-value]
+        return (dy.detach(), *[None] * (1 + len(params)))
     products = torch.autograd.grad(dy, (y, *params), cotangent, allow_unused=True)
     return (dy.detach(), *products)
 
@@ -222,8 +228,7 @@ def _is_basic(part: Any) -> bool:
     return (
         part is None
         or part is Ellipsis
-        or isinstance(part, (int, slice))
-        and not isinstance(part, bool)
+        or (isinstance(part, (int, slice)) and not isinstance(part, bool))
         or _is_scalar_index(part)
     )
 
@@ -250,5 +255,3 @@ def _select(x: Tensor, parts: tuple[Any, ...]) -> Tensor:
         index = torch.where(index < 0, index + x.shape[dim], index)
         x = x.index_select(dim, index.reshape(1)).squeeze(dim)
     return x
-
-

@@ -20,7 +20,10 @@ __all__ = ["translate"]
 
 
 def translate(
-    traced: fx.GraphModule, inputs: Sequence[str], outputs: Sequence[str], captured: Mapping[str, str]
+    traced: fx.GraphModule,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    captured: Mapping[str, str],
 ) -> Graph:
     """Describe a functional ATen graph to a builder.
 
@@ -67,7 +70,8 @@ def _input(builder: Builder, name: str, like: Tensor) -> View:
 
 
 def _call(builder: Builder, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+    given: Any = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+    args, kwargs = given
     if node.target is python_operator.getitem:
         return args[0][args[1]]
     entry = OPERATORS.get(node.target)
@@ -111,5 +115,3 @@ def _named(node: fx.Node) -> str:
     trace = node.meta.get("stack_trace")
     where = f" ({trace.strip().splitlines()[-1].strip()})" if trace else ""
     return f"{node.target}{where}"
-
-

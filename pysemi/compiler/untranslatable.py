@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["Untranslatable"]
 
 
-class Untranslatable(Exception):  # noqa: N818 (it is an answer, not an error of anyone's)
+class Untranslatable(Exception):
     """A vector field, or one operator in it, that the compiler does not translate.
 
     It never reaches a user: the field is run another way, and the reason is told.

@@ -105,12 +105,14 @@ def session() -> Session:
         that mends it.
     """
     global _session, _failure
-    if _session is not None:
-        _session.home.check_process()
-        return _session
+    running = started_session()
+    if running is not None:
+        running.home.check_process()
+        return running
     with _starting:
-        if _session is not None:
-            return _session
+        running = started_session()  # another thread may have been quicker
+        if running is not None:
+            return running
         if _failure is not None:  # Julia can be started once per process
             raise _failure
         found = find_julia()
@@ -201,5 +203,3 @@ def _plain(value: Any) -> Any:
 def _first_lines(error: BaseException, count: int = 3) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     return " / ".join(lines[:count]) or type(error).__name__
-
-

@@ -20,7 +20,6 @@ from pysemi.errors import (
     BridgeWarning,
     CompileError,
     DoubleBackwardError,
-    NonFiniteStateError,
     SolveError,
     StepBudgetError,
 )
@@ -40,7 +39,9 @@ def spiral(batch=4, dtype=torch.float64):
 def gradients(field, y0, t, backend, *, loss=None, params=None, **options):
     """Solution, gradients of all that requires one, and what the solves cost."""
     field_params = [p for p in field.parameters() if p.requires_grad] if params is None else params
-    state = tuple(x.detach().clone().requires_grad_() for x in (y0 if isinstance(y0, tuple) else (y0,)))
+    state = tuple(
+        x.detach().clone().requires_grad_() for x in (y0 if isinstance(y0, tuple) else (y0,))
+    )
     t = t.detach().clone().requires_grad_()
     extra = {} if params is None else {"adjoint_params": tuple(params)}
     with pysemi.record() as solves:
@@ -150,7 +151,7 @@ def test_callable_norms_are_called_with_what_torchdiffeq_passes():
         return y.abs().max()
 
     def backward_norm(state):
-        a_t, y, a_y, *a_theta = state
+        y, a_y = state[1:3]
         seen.append([x.shape for x in state])
         return max(y.abs().max(), a_y.abs().max())
 
@@ -218,9 +219,7 @@ def test_parameters_outside_the_module():
         def forward(self, t, y):
             return inner(t, y) * outside
 
-    assert_same(
-        Field(), y0, times(0.0, 1.0), params=[outside, *inner.parameters()]
-    )
+    assert_same(Field(), y0, times(0.0, 1.0), params=[outside, *inner.parameters()])
 
 
 def test_a_parameter_that_is_itself_a_result():
@@ -360,7 +359,7 @@ def test_the_step_budget_counts_forward_and_backward():
                 times(0.0, 30.0),
                 "julia",
                 adjoint=adjoint,
-                options=dict(),
+                options={},
                 adjoint_options=dict(max_num_steps=5),
             )
         assert caught.value.direction == "backward"
@@ -432,10 +431,12 @@ def test_what_is_not_there_is_refused_by_name(arguments, argument):
 @pytest.mark.parametrize("adjoint", ["backsolve", "gauss"])
 def test_methods_and_adjoints_agree_with_torch(method, adjoint):
     field, y0 = spiral()
-    options = dict(options=dict(), adjoint_options=dict())
+    options = {"options": {}, "adjoint_options": {}}
     tight = dict(rtol=1e-9, atol=1e-9)
     t = times(0.0, 0.5, 1.0)
-    _, ours, _ = gradients(field, y0, t, "julia", method=method, adjoint=adjoint, **options, **tight)
+    _, ours, _ = gradients(
+        field, y0, t, "julia", method=method, adjoint=adjoint, **options, **tight
+    )
     _, theirs, _ = gradients(field, y0, t, "torch", **options, **tight)
     bound = 1e-5 if method == "bosh3" else 1e-6
     for a, b in zip(ours, theirs, strict=True):
@@ -482,7 +483,7 @@ def test_events_as_on_torch():
             self.gravity = nn.Parameter(torch.tensor(9.8, dtype=torch.float64))
 
         def forward(self, t, y):
-            height, velocity = y
+            velocity = y[1]
             return velocity, -self.gravity * torch.ones_like(velocity)
 
     def event(t, y):
@@ -505,7 +506,9 @@ def test_events_as_on_torch():
         )
         (event_t + y[1][-1]).backward()
         results.append(
-            torch.stack([event_t, y[0][-1], y[1][-1], y0[0].grad, y0[1].grad, field.gravity.grad, t0.grad])
+            torch.stack(
+                [event_t, y[0][-1], y[1][-1], y0[0].grad, y0[1].grad, field.gravity.grad, t0.grad]
+            )
         )
     assert torch.allclose(*results, rtol=1e-6)
 

@@ -23,8 +23,13 @@ VIEW = re.compile(r"%(\d+)\[([\d,]*)(?:\|([\d,]*)\|(\d+))?\]")
 
 SCALARS: dict[str, Any] = {
     **{name: getattr(torch, name) for name in ("tanh", "exp", "log", "sin", "cos", "sqrt", "abs")},
-    **{name: getattr(torch, name) for name in ("sigmoid", "expm1", "log1p", "sign", "erf", "floor")},
-    **{name: getattr(torch, name) for name in ("maximum", "minimum", "isnan", "exp2", "tan", "sinh")},
+    **{
+        name: getattr(torch, name) for name in ("sigmoid", "expm1", "log1p", "sign", "erf", "floor")
+    },
+    **{
+        name: getattr(torch, name)
+        for name in ("maximum", "minimum", "isnan", "exp2", "tan", "sinh")
+    },
     **{name: getattr(torch, name) for name in ("isinf", "cosh", "atan", "asin", "acos", "erfc")},
     "ifelse": torch.where,
     "inv": torch.reciprocal,
@@ -116,7 +121,11 @@ class TapeMachine:
         out.copy_(views[0] @ views[1])
 
     def _reduce(self, out: Tensor, views: list[Tensor], words: list[str], _none: str) -> None:
-        over = [d for d, (n, s) in enumerate(zip(out.shape, out.stride(), strict=True)) if s == 0 and n > 1]
+        over = [
+            d
+            for d, (n, s) in enumerate(zip(out.shape, out.stride(), strict=True))
+            if s == 0 and n > 1
+        ]
         function = {"sum": torch.sum, "max": torch.amax, "min": torch.amin}[words[0]]
         result = function(views[0], dim=over, keepdim=True)
         out.as_strided(result.shape, out.stride(), out.storage_offset()).copy_(result)

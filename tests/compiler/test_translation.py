@@ -23,9 +23,7 @@ def run(machine, compilation, inventory, program, t, y, cotangent):
     if params:
         flat = torch.cat([param.detach().reshape(-1) for param in params])
         roles["params"][0].copy_(flat)
-    for memory, tensor in zip(
-        roles.get("tensor", []), compilation.tensors(inventory), strict=True
-    ):
+    for memory, tensor in zip(roles.get("tensor", []), compilation.tensors(inventory), strict=True):
         memory.copy_(tensor.detach().reshape(-1))
     constants = compilation.tape.of_role("constant")
     for memory, buffer in zip(roles.get("constant", []), constants, strict=True):

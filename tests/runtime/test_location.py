@@ -199,7 +199,9 @@ def test_use_records_what_it_checked(fake_julia, julia_project):
 
 def test_use_records_nothing_that_cannot_be_used(fake_julia, julia_project):
     exe = fake_julia(without="OrdinaryDiffEqLowOrderRK")
-    with pytest.raises(ConfigurationError, match=r"OrdinaryDiffEqLowOrderRK is not in the project.*--no-check"):
+    with pytest.raises(
+        ConfigurationError, match=r"OrdinaryDiffEqLowOrderRK is not in the project.*--no-check"
+    ):
         use_julia(str(exe), str(julia_project))
     assert read_julia() is None
 

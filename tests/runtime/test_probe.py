@@ -252,7 +252,8 @@ def test_deep_starts_juliacall_with_this_julia(fake_julia, fake_juliacall, julia
 
 def test_deep_reports_a_package_that_does_not_load(fake_julia, fake_juliacall, julia_project):
     fake_juliacall(
-        behaviour="if name == 'OrdinaryDiffEqLowOrderRK': record('failed', name=name, error='oh no'); return"
+        behaviour="if name == 'OrdinaryDiffEqLowOrderRK': "
+        "record('failed', name=name, error='oh no'); return"
     )
     report = probe(JuliaConfig(fake_julia(), julia_project), deep=True)
     assert report.problem == "OrdinaryDiffEqLowOrderRK does not load: oh no"
@@ -270,7 +271,9 @@ def test_deep_reports_the_package_that_crashed(fake_julia, fake_juliacall, julia
 def test_deep_reports_the_package_that_hangs(fake_julia, fake_juliacall, julia_project):
     fake_juliacall(behaviour="if name == 'OrdinaryDiffEqLowOrderRK': time.sleep(600)")
     report = probe(JuliaConfig(fake_julia(), julia_project), deep=True, load_seconds=2)
-    assert report.problem.startswith("OrdinaryDiffEqLowOrderRK does not load: not loaded within 2 s")
+    assert report.problem.startswith(
+        "OrdinaryDiffEqLowOrderRK does not load: not loaded within 2 s"
+    )
     assert report.timed_out
 
 
@@ -306,7 +309,9 @@ def test_a_hang_after_everything_was_loaded_does_not_count(
 
 def test_deep_tries_nothing_on_a_julia_that_is_unusable(fake_julia, fake_juliacall, julia_project):
     fake_juliacall(start="raise AssertionError('was started')")
-    report = probe(JuliaConfig(fake_julia(without="OrdinaryDiffEqLowOrderRK"), julia_project), deep=True)
+    report = probe(
+        JuliaConfig(fake_julia(without="OrdinaryDiffEqLowOrderRK"), julia_project), deep=True
+    )
     assert "was started" not in report.problem
 
 

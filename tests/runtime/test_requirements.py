@@ -43,7 +43,9 @@ def test_the_list_stands_where_juliapkg_looks_and_juliapkg_understands_it(monkey
     assert str(own) in juliapkg.deps.deps_files()
     compat, packages = juliapkg.deps.find_requirements()
     assert juliapkg.deps.Version.parse("1.10.0") in compat
-    assert {"OrdinaryDiffEq", "SciMLSensitivity", "OrdinaryDiffEqLowOrderRK"} <= {p.name for p in packages}
+    assert {"OrdinaryDiffEq", "SciMLSensitivity", "OrdinaryDiffEqLowOrderRK"} <= {
+        p.name for p in packages
+    }
 
 
 def test_diffeqpy_s_list_agrees_with_pysemi_s_about_ordinarydiffeq():

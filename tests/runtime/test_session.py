@@ -13,6 +13,7 @@ import sys
 import textwrap
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -311,7 +312,7 @@ def test_spawned_processes_train_each_with_its_own_julia(tmp_path):
         capture_output=True,
         text=True,
         timeout=280,
-        env={**os.environ, "PYTHONPATH": os.getcwd()},
+        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
     )
     assert done.stdout.strip() == "same [0, 0]", done.stderr
 
@@ -339,7 +340,8 @@ def test_juliacall_may_be_imported_first():
             from pysemi.runtime.environment import juliacall_environment
             os.environ.update(juliacall_environment(read_julia()))
             os.environ["PYTHON_JULIACALL_HANDLE_SIGNALS"] = "yes"
-            os.environ["PATH"] = os.path.dirname(os.environ["PYTHON_JULIACALL_EXE"]) + ":" + os.environ["PATH"]
+            folder = os.path.dirname(os.environ["PYTHON_JULIACALL_EXE"])
+            os.environ["PATH"] = folder + ":" + os.environ["PATH"]
             from juliacall import Main
             """
         ),

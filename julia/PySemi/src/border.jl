@@ -223,6 +223,11 @@ function report!(to::Ptr{CReport}, status, tally, solution, event_time = NaN)
     return nothing
 end
 
+# The algorithm's package may have been loaded by this very call. It also keeps the compiler
+# from looking into a solve whose algorithm it does not know: what it made of that crashed
+# Julia 1.10.6 when the precompiled package was loaded.
+in_newest_world(f, arguments...; options...) = Base.invokelatest(f, arguments...; options...)
+
 function border_forward(request::Ptr{CForward}, report::Ptr{CReport})
     return answered() do
         c = unsafe_load(request)
@@ -245,10 +250,12 @@ function forward(field::Field{T}, c::CForward, report) where {T}
         alg = algorithm(unsafe_string(c.settings.algorithm); dense = c.keep == 2)
         y, y0 = as_matrix(T, c.y, n, c.ntimes), copy(as_vector(T, c.y0, n))
         solved = if c.event == C_NULL
-            solve_forward!(y, field, y0, times, alg, settings; dense = c.keep == 2)
+            in_newest_world(solve_forward!, y, field, y0, times, alg, settings; dense = c.keep == 2)
         else
             event = ForeignEvent{T}(c.event, zeros(T, n))
-            solve_until!(event, y, field, y0, times[1], direction, alg, settings)
+            in_newest_world(
+                solve_until!, event, y, field, y0, times[1], direction, alg, settings
+            )
         end
         c.event == C_NULL || (event_time = solved.times[end])
         c.keep == 0 || (solution = hold(solved))
@@ -280,7 +287,8 @@ function backward(field::Field{T}, solved::Solved, c::CBackward, report) where {
     status = try
         alg = algorithm(unsafe_string(c.settings.algorithm); dense = adjoint === :gauss)
         status_of(
-            solve_backward!(
+            in_newest_world(
+                solve_backward!,
                 as_vector(T, c.y_bar, n), as_vector(T, c.params_bar, m), field, solved, alg,
                 adjoint, as_matrix(T, c.cotangents, n, length(times)), settings
             )

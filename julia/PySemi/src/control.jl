@@ -49,7 +49,7 @@ end
 
 function OrdinaryDiffEqCore.step_accept_controller!(integrator, cache::NotingCache, alg, q)
     count_accepted!(cache.field.tally, integrator.tprev, integrator.t)
-    start_step!(cache.field, integrator.t) && (integrator.reeval_fsal = true)
+    start_step!(cache.field, past_jump(cache.field, integrator.t))
     return OrdinaryDiffEqCore.step_accept_controller!(integrator, cache.inner, alg, q)
 end
 

@@ -39,7 +39,7 @@ function Field(memory::Memory{T, V}, field, pullback, joint, roots) where {T, V}
 end
 
 function Field(tape::Tape)
-    program(name) = Thunk(TapeProgram(Base.get(tape.programs, name, Thunk[])))
+    program(name) = thunk(TapeProgram(Base.get(tape.programs, name, Thunk[])))
     return Field(tape.memory, program("field"), program("pullback"), program("joint"), tape)
 end
 
@@ -65,7 +65,7 @@ function foreign_field(::Type{T}, n, m, call) where {T}
     memory = Memory{T, Vector{T}}(
         zeros(T, 1), zeros(T, n), zeros(T, n), zeros(T, m), zeros(T, n), zeros(T, n), zeros(T, m)
     )
-    program(level) = Thunk(ForeignProgram{T}(call, level, memory.t))
+    program(level) = thunk(ForeignProgram{T}(call, level, memory.t))
     return Field(memory, program(FIELD), program(PULLBACK), program(JOINT), nothing)
 end
 
@@ -88,26 +88,28 @@ function prepare!(field; recording, stop, from, direction, jumps, wants_params)
     return field
 end
 
-"""
-    start_step!(field, t)
+"Say that a step starts at `t`."
+start_step!(field, t) = (field.from = t; nothing)
 
-Say that a step starts at `t`; true if f has to be evaluated there anew, on the far side
-of a jump.
-"""
-function start_step!(field, t)
-    field.from = t
-    is_jump(field, t) || return false
-    field.done = NOTHING
-    return true
+"Where a step starts after one that ended at `t`: from a jump, OrdinaryDiffEq moves on by an ulp."
+function past_jump(field, t)
+    t in field.jumps || return t
+    return field.direction > 0 ? nextfloat(t) : prevfloat(t)
 end
 
-is_jump(field, t) = !isempty(field.jumps) && t in field.jumps
-
-"The time to evaluate f at: `t` itself, or its neighbour on the side that is meant."
+"The time to evaluate f at: `t` itself, or, at a jump, its neighbour on the side that is meant."
 function one_sided(field::Field{T}, t) where {T}
-    is_jump(field, t) || return T(t)
-    later = (field.direction > 0) == (t == field.from)
-    return later ? nextfloat(T(t)) : prevfloat(T(t))
+    (; jumps, from, direction) = field
+    for jump in jumps
+        # Steps reach their end up to rounding; and rounded to T, what is near may be the same.
+        rounding = 4 * eps(max(abs(jump), abs(from)))
+        at_jump = abs(t - jump) <= rounding
+        at_jump || T(t) == T(jump) || continue
+        starts_here = abs(from - jump) <= rounding && direction * (t - from) >= 0
+        later = at_jump ? (direction > 0) == starts_here : t > jump
+        return later ? nextfloat(T(jump)) : prevfloat(T(jump))
+    end
+    return T(t)
 end
 
 function check_stop(field)
@@ -119,20 +121,21 @@ end
 "Run `program` at (t, y, λ) unless its results are there already."
 function evaluate!(field, level, program::Thunk, y, λ, t)
     memory = field.memory
-    here = field.done != NOTHING && field.at == t && memory.y == y
+    time = one_sided(field, t)
+    here = field.done != NOTHING && field.at == time && memory.y == y
     known = here && (field.done == FIELD || λ === nothing || memory.cotangent == λ)
     known && field.done >= level && return nothing
     check_stop(field)
     if !here
         copyto!(memory.y, y)
-        fill!(memory.t, one_sided(field, t))
+        fill!(memory.t, time)
         count_evaluation!(field.tally, t)
     end
     λ === nothing || copyto!(memory.cotangent, λ)
     field.done = NOTHING
     program()
     level == FIELD || (field.tally.nvjp += 1)
-    field.at = t
+    field.at = time
     field.done = level
     return nothing
 end

@@ -6,6 +6,14 @@ using FunctionWrappers: FunctionWrapper
 that what calls it is compiled once."
 const Thunk = FunctionWrapper{Nothing, Tuple{}}
 
+"A call by reference: of an immutable struct, a wrapper makes a copy for each call."
+mutable struct Referred{F} <: Function
+    const call::F
+end
+(r::Referred)() = r.call()
+
+thunk(call) = Thunk(Referred(call))
+
 """
     Memory{T, V}
 

@@ -1,5 +1,7 @@
 # Norms that decide whether a step is accepted; pysemi/norms.py says what each is for.
 
+using Adapt: Adapt
+
 """
     ComponentNorm(components, weights = T[])
 
@@ -30,6 +32,11 @@ end
 
 # The solvers also ask for the norm of single numbers, when they scale the error estimate.
 (::ComponentNorm)(u::Number, _) = abs(u)
+
+"What a norm becomes inside of a GPU's kernel, which sees single numbers only."
+struct NormOfNumbers <: Function end
+(::NormOfNumbers)(u::Number, _) = abs(u)
+Adapt.adapt_structure(_, ::ComponentNorm) = NormOfNumbers()
 
 function (norm::ComponentNorm)(u::AbstractArray, _)
     largest = zero(real(eltype(u)))

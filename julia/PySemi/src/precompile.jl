@@ -42,49 +42,89 @@ function perceptron_tape(T, b)
     """
 end
 
-"Solve forward and backward as Python would, with every combination of what has a type of its own."
-function exercise(::Type{T}, text) where {T}
-    field = Field(read_tape(text))
-    field.memory.params .= T.(range(-1, 1; length = nparams(field)))
+"A tape with one of each kernel that the perceptron has not."
+function kernel_tape(T)
+    roles = ("t", "y", "cotangent", "params", "dy", "y_bar", "params_bar")
+    buffers = ["buffer $i $role $T 1" for (i, role) in enumerate(roles)]
+    return """
+    $(join(buffers, "\n"))
+    buffer 8 tensor $T 8
+    buffer 9 tensor $T 8
+    buffer 10 tensor Int64 1
+    program field
+    %9[8] = pointwise %8[8] :: x1
+    %9[2,2,2] = matmul %8[2,2,2] %8[2,2,2|4,1,2|0]
+    %9[2,4|1,0|0] = reduce %8[2,4] sum
+    %9[2,4|1,0|0] = reduce %8[2,4] max
+    %9[2,4|1,0|0] = reduce %8[2,4] min
+    %9[2|1|0] = window %8[2|1|0] %10[] 2 4
+    %9[1|1|0] = take %8[8] %10[1]
+    %9[8] = put %10[1] %8[1|1|0] add
+    %8[2,1|1,1|0] = solve %9[2,2|2,1|0] %9[2,1|1,1|4] plain
+    """
+end
+
+"Solve forward and backward through the C functions, as Python does."
+function exercise(::Type{T}, held, name, torchdiffeq, adjoint) where {T}
+    field = HELD[held]
     n, m = nstates(field), nparams(field)
-    u0 = T.(range(-1, 1; length = n))
-    times = [0.0, 0.5, 1.0]
+    u0, times = T.(range(-1, 1; length = n)), [0.0, 0.5, 1.0]
     y, cotangents = zeros(T, n, 3), ones(T, n, 3)
     y_bar, params_bar = zeros(T, n), zeros(T, m)
-    norms = (ComponentNorm([1:n], T[]), ComponentNorm([1:n, (n + m + 1):(2n + m)], T[]))
-    for (name, torchdiffeq, adjoints) in (
-            ("DP5", false, (:backsolve, :gauss)), ("Tsit5", false, (:backsolve, :gauss)),
-            ("BS3", false, (:backsolve,)), ("Vern7", false, (:backsolve,)),
-            ("DP5", true, (:backsolve,)),
+    state, augmented = [1, n], [1, n, n + m + 1, 2n + m]
+    tol, jumps, text, reports = [1.0e-4], [0.3], "$name\0", Vector{CReport}(undef, 2)
+    stop = Ptr{Int32}(C_NULL)
+    GC.@preserve u0 times y cotangents y_bar params_bar state augmented tol jumps text reports begin
+        settings(components) = CSettings(
+            pointer(text), pointer(tol), 1, pointer(tol), 1, pointer(components),
+            length(components) ÷ 2, C_NULL, 0, C_NULL, 1000, torchdiffeq, 0.0, 0.9, 10.0, 0.2,
+            pointer(jumps), 1, C_NULL, 0
         )
-        alg = algorithm(name)
-        jumps = [0.3]
-        for adjoint in adjoints
-            controls = Controls(; torchdiffeq)
-            settings(norm) = Settings(T(1.0e-4), T(1.0e-4), norm, 1000, controls, jumps, Float64[])
-            start(from, direction) = prepare!(
-                field; recording = true, stop = Ptr{Int32}(C_NULL), from, direction, jumps,
-                wants_params = true
-            )
-            start(0.0, 1)
-            solved = solve_forward!(y, field, u0, times, alg, settings(norms[1]); dense = adjoint === :gauss)
-            start(1.0, -1)
-            solve_backward!(
-                y_bar, params_bar, field, solved, alg, adjoint, cotangents,
-                settings(norms[adjoint === :gauss ? 1 : 2])
-            )
-        end
+        forward = [
+            CForward(
+                held, settings(state), pointer(times), 3, pointer(u0), pointer(y), 1 + adjoint, 1, stop, C_NULL
+            ),
+        ]
+        border_forward(pointer(forward), pointer(reports, 1))
+        backward = [
+            CBackward(
+                held, reports[1].solution, settings(adjoint == 0 ? augmented : state), adjoint,
+                pointer(cotangents), pointer(y_bar), pointer(params_bar), 1, stop
+            ),
+        ]
+        border_backward(pointer(backward), pointer(reports, 2))
     end
-    return params_bar
+    all(report -> report.status == Int32(SUCCESS), reports) || error("$name failed: $(MESSAGE[])")
+    return nothing
+end
+
+"Every combination of what has a type of its own, and is used often."
+function exercise(::Type{T}) where {T}
+    text = perceptron_tape(T, 4)
+    number, addresses = [0], fill(C_NULL, 10)
+    GC.@preserve text number addresses begin
+        border_build(pointer(text), sizeof(text), pointer(number), pointer(addresses))
+    end
+    copyto!(HELD[number[1]].memory.params, range(-1, 1; length = 15))
+    foreach(level -> border_evaluate(number[1], level), 1:3)
+    for (name, torchdiffeq, adjoint) in (
+            ("DP5", 0, 0), ("DP5", 0, 1), ("Tsit5", 0, 0), ("Tsit5", 0, 1), ("BS3", 0, 0),
+            ("Vern7", 0, 0), ("DP5", 1, 0),
+        )
+        exercise(T, number[1], name, torchdiffeq, adjoint)
+    end
+    kernels = read_tape(kernel_tape(T))
+    copyto!(kernels.buffers[8], 1:8)
+    TapeProgram(kernels.programs["field"])()
+    foreign_field(T, 2, 2, C_NULL)
+    return nothing
 end
 
 @setup_workload begin
     @compile_workload begin
         entry_points()
-        for T in (Float32, Float64)
-            exercise(T, perceptron_tape(T, 4))
-            foreign_field(T, 2, 2, C_NULL)
-        end
+        exercise(Float32)
+        exercise(Float64)
     end
     empty!(HELD)
 end

@@ -71,8 +71,10 @@ function algorithm(name::AbstractString; dense = false)
     end
     found = search_algorithm(Symbol(name))
     found === nothing && throw(UnknownAlgorithm(name))
-    dense && hasfield(found, :lazy) && return Base.invokelatest(found; lazy = false)
-    return Base.invokelatest(found)
+    # A tape computes in its own memory, which dual numbers do not fit.
+    finite = hasfield(found, :autodiff) ? (; autodiff = OrdinaryDiffEqCore.AutoFiniteDiff()) : (;)
+    ready = dense && hasfield(found, :lazy) ? (; lazy = false) : (;)
+    return Base.invokelatest(found; finite..., ready...)
 end
 
 const COMMON_ALGORITHMS = ("DP5" => DP5, "Tsit5" => Tsit5, "BS3" => BS3)
@@ -110,7 +112,7 @@ function common_options(settings, alg, field, from, to)
     return (;
         abstol, reltol, internalnorm = norm, maxiters, verbose = SILENT,
         controller = default_control(alg, field),
-        tstops = between(vcat(jumps, steps), from, to), first...,
+        tstops = between(steps, from, to), d_discontinuities = between(jumps, from, to), first...,
     )
 end
 

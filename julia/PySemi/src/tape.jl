@@ -40,44 +40,63 @@ end
 Allocate a tape's buffers (zeroed) and make its kernels, compiling what is new among them.
 """
 function read_tape(text::AbstractString)
-    lines = split(text, '\n'; keepempty = false)
+    lines = split(text, '\n')
     buffers, roles = allocate(lines)
     programs = Dict{String, Vector{Thunk}}()
-    current = Thunk[]
-    for line in lines
-        if startswith(line, "buffer ")
+    current = nothing
+    for (number, line) in enumerate(lines)
+        if isempty(line) || startswith(line, "buffer ")
             continue
         elseif startswith(line, "program ")
             current = programs[line[9:end]] = Thunk[]
         else
-            push!(current, instruction(line, buffers))
+            at_line(number, line) do
+                current === nothing && throw(TapeError("an instruction outside of a program"))
+                push!(current, instruction(line, buffers))
+            end
         end
     end
     return Tape(memory(buffers, roles), programs, buffers, roles)
 end
 
+"Do what a line asks for; what goes wrong says which line it was."
+function at_line(act, number, line)
+    try
+        return act()
+    catch error
+        error isa InterruptException && rethrow()
+        reason = error isa TapeError ? error.message : sprint(showerror, error)
+        throw(TapeError("$reason, in line $number: $line"))
+    end
+end
+
 function memory(buffers, roles)
-    of(role) = buffers[findfirst(==(role), roles)::Int]
-    y = of("y")
-    T = eltype(y)
-    return Memory{T, Vector{T}}(
-        of("t"), y, of("cotangent"), of("params"), of("dy"), of("y_bar"), of("params_bar")
-    )
+    function of(role)
+        place = findfirst(==(role), roles)
+        place === nothing && throw(TapeError("no buffer has the role $role"))
+        return buffers[place]
+    end
+    T = eltype(of("y"))
+    arrays = map(of, ("t", "y", "cotangent", "params", "dy", "y_bar", "params_bar"))
+    # A conversion would be a copy, on which no kernel works.
+    all(x -> x isa Vector{T}, arrays) || throw(TapeError("inputs and results of several types"))
+    return Memory{T, Vector{T}}(arrays...)
 end
 
 function allocate(lines)
     buffers = Any[]
     roles = String[]
     work = Tuple{Int, DataType, Int, Int}[]
-    for line in lines
+    for (line_number, line) in enumerate(lines)
         startswith(line, "buffer ") || continue
-        words = split(line)
-        number, role = parse(Int, words[2]), String(words[3])
-        T, n = ELEMENT_TYPES[words[4]], parse(Int, words[5])
-        number == length(buffers) + 1 || throw(TapeError("buffer $number is out of order"))
-        push!(roles, role)
-        push!(buffers, role == "work" ? nothing : zeros(T, n))
-        role == "work" && push!(work, (number, T, n, parse(Int, words[7])))
+        at_line(line_number, line) do
+            words = split(line)
+            number, role, T, n = parse(Int, words[2]), String(words[3]), element_type(words[4]), parse(Int, words[5])
+            number == length(buffers) + 1 || throw(TapeError("buffer $number is out of order"))
+            push!(roles, role)
+            push!(buffers, role == "work" ? nothing : zeros(T, n))
+            role == "work" && push!(work, (number, T, n, Int(parse(UInt, words[7]))))
+        end
     end
     # Work buffers are pieces of one array, which stays alive by being the last buffer.
     nbytes = maximum(place + n * sizeof(T) for (_, T, n, place) in work; init = 0)
@@ -91,6 +110,11 @@ function allocate(lines)
     return buffers, roles
 end
 
+function element_type(name)
+    haskey(ELEMENT_TYPES, name) || throw(TapeError("no element type $name"))
+    return ELEMENT_TYPES[name]
+end
+
 const VIEW = r"^%(\d+)\[([\d,]*)(?:\|([\d,]*)\|(\d+))?\]$"
 
 numbers(text) = isempty(text) ? Int[] : [parse(Int, part) for part in eachsplit(text, ',')]
@@ -99,16 +123,22 @@ function read_window(text, buffers)
     m = match(VIEW, text)
     m === nothing && throw(TapeError("no view: $text"))
     buffer = parse(Int, m[1])
+    # The last buffer is the memory of the others.
+    1 <= buffer < length(buffers) || throw(TapeError("no buffer $buffer"))
     shape = numbers(m[2])
-    m[3] === nothing && return Window(buffer, shape, dense_strides(shape), 0)
-    window = Window(buffer, shape, numbers(m[3]), parse(Int, m[4]))
-    last = window.offset + sum((window.shape .- 1) .* window.strides; init = 0)
-    last < length(buffers[buffer]) || throw(TapeError("a view past the end of its buffer: $text"))
+    window = m[3] === nothing ? Window(buffer, shape, dense_strides(shape), 0) :
+        Window(buffer, shape, numbers(m[3]), parse(Int, m[4]))
+    reach(window) < length(buffers[buffer]) ||
+        throw(TapeError("a view past the end of its buffer: $text"))
     return window
 end
 
+"Place of a window's last element in its buffer, from 0."
+reach(w::Window) = isempty(w) ? -1 : w.offset + sum((w.shape .- 1) .* w.strides; init = 0)
+
 function instruction(line, buffers)
     head, program = occursin(" :: ", line) ? split(line, " :: "; limit = 2) : (line, "")
+    occursin(" = ", head) || throw(TapeError("no instruction"))
     left, right = split(head, " = "; limit = 2)
     words = split(right)
     views = [read_window(word, buffers) for word in words if startswith(word, '%')]
@@ -122,33 +152,53 @@ end
 
 pointer_to(buffers, w::Window) = pointer(buffers[w.buffer], w.offset + 1)
 
+"Pointers to windows of one element type."
+function typed_pointers(::Type{T}, buffers) where {T}
+    return function (w)
+        p = pointer_to(buffers, w)
+        p isa Ptr{T} || throw(TapeError("buffer $(w.buffer) is not of $T"))
+        return p
+    end
+end
+
+same_shapes(windows...) =
+    allequal(w.shape for w in windows) || throw(TapeError("operands of several shapes"))
+
+"Kernels that count through memory want windows without gaps."
+as_runs(windows...) = all(is_run, windows) || throw(TapeError("an operand has gaps"))
+
 function make_pointwise(buffers, out, views, _, program)
+    same_shapes(out, views...)
     f = Scalars.compile(program, length(views))
     return Base.invokelatest(pointwise_thunk, f, buffers, out, views)
 end
 
 function pointwise_thunk(f, buffers, out, views)
     args = Tuple(pointer_to(buffers, view) for view in views)
-    return Thunk(PointwiseLoop(f, pointer_to(buffers, out), args, Nest(out, views...)))
+    return thunk(PointwiseLoop(f, pointer_to(buffers, out), args, Nest(out, views...)))
 end
 
 function make_product(buffers, out, views, _, _)
     T = eltype(buffers[out.buffer])
-    return Thunk(Product(T, w -> pointer_to(buffers, w), out, views...))
+    return thunk(Product(T, typed_pointers(T, buffers), out, views...))
 end
 
 const REDUCTIONS = Dict("sum" => +, "max" => Scalars.maximum, "min" => Scalars.minimum)
 
 function make_reduction(buffers, out, views, words, _)
+    same_shapes(out, views[1])
     T = eltype(buffers[out.buffer])
-    return Thunk(Reduction(REDUCTIONS[words[1]], T, w -> pointer_to(buffers, w), out, views[1]))
+    return thunk(Reduction(REDUCTIONS[words[1]], T, typed_pointers(T, buffers), out, views[1]))
 end
 
 function make_moving_window(buffers, out, views, words, _)
     from, index = views
     step, count = parse.(Int, words)
+    reach(from) + step * (count - 1) < length(buffers[from.buffer]) ||
+        throw(TapeError("the last of the windows is past the end of the buffer"))
+    length(out) == length(from) && as_runs(out)
     shaped = Window(out.buffer, from.shape, dense_strides(from.shape), out.offset)
-    return Thunk(
+    return thunk(
         MovingWindow(
             pointer_to(buffers, out), pointer_to(buffers, from), pointer_to(buffers, index),
             step, count, Nest(shaped, from)
@@ -158,7 +208,9 @@ end
 
 function make_take(buffers, out, views, _, _)
     from, indices = views
-    return Thunk(
+    as_runs(out, from, indices)
+    length(out) == length(indices) || throw(TapeError("not as many results as indices"))
+    return thunk(
         Take(
             pointer_to(buffers, out), pointer_to(buffers, from), length(from),
             pointer_to(buffers, indices), length(indices)
@@ -168,7 +220,9 @@ end
 
 function make_put(buffers, out, views, words, _)
     indices, values = views
-    return Thunk(
+    as_runs(out, indices, values)
+    length(values) == length(indices) || throw(TapeError("not as many values as indices"))
+    return thunk(
         Put(
             pointer_to(buffers, out), length(out), pointer_to(buffers, indices),
             pointer_to(buffers, values), length(values), words[1] == "add"
@@ -178,7 +232,9 @@ end
 
 function make_search(buffers, out, views, words, _)
     values, edges = views
-    return Thunk(
+    as_runs(out, values, edges)
+    length(out) == length(values) || throw(TapeError("not as many results as values"))
+    return thunk(
         SearchSorted(
             pointer_to(buffers, out), pointer_to(buffers, values), length(values),
             pointer_to(buffers, edges), length(edges), words[1] == "right"
@@ -189,7 +245,8 @@ end
 function make_linear_solve(buffers, out, views, words, _)
     T = eltype(buffers[out.buffer])
     transposed = words[1] == "transposed"
-    return Thunk(LinearSolve(T, w -> pointer_to(buffers, w), out, views..., transposed))
+    as_runs(out)
+    return thunk(LinearSolve(T, typed_pointers(T, buffers), out, views..., transposed))
 end
 
 const MAKERS = Dict{String, Function}(

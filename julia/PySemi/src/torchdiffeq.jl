@@ -51,7 +51,8 @@ function first_step(f!, u0, p, t0, direction, order, abstol, reltol, norm)
     d0 = Float64(norm(u0 ./ scale, t0))
     d1 = Float64(norm(f0 ./ scale, t0))
     h0 = d0 < 1.0e-5 || d1 < 1.0e-5 ? 1.0e-6 : 0.01 * d0 / d1
-    u1 = @. u0 + convert(eltype(u0), direction * h0) * f0
+    dt = eltype(u0)(direction * h0)
+    u1 = @. u0 + dt * f0
     f!(f1, u1, p, t0 + direction * h0)
     d2 = abs(Float64(norm((f1 .- f0) ./ scale, t0)) / h0)
     h1 = d1 <= 1.0e-15 && d2 <= 1.0e-15 ? max(1.0e-6, h0 * 1.0e-3) :
@@ -79,12 +80,13 @@ function march!(visit, f, u0, p, times, alg, settings, field)
     )
     # torchdiffeq steps over the last time and interpolates, so there is no end to stop at.
     horizon = times[end] + direction * max(1.0e6 * abs(times[end] - times[1]), 1.0)
-    stops = filter(s -> direction * s > direction * times[1], vcat(steps, jumps))
+    ahead(stops) = filter(s -> direction * s > direction * times[1], stops)
     integrator = init(
         ODEProblem{true}(f, u0, (times[1], horizon), p), alg;
         dt = direction * h, controller, abstol, reltol, internalnorm = norm,
         save_everystep = false, save_start = false, save_end = false, dense = false,
-        calck = false, maxiters = typemax(Int), tstops = stops, verbose = SILENT
+        calck = false, maxiters = typemax(Int), tstops = ahead(steps),
+        d_discontinuities = ahead(jumps), verbose = SILENT
     )
     work = Interpolation(u0)
     attempts = field.tally.accepted + field.tally.rejected
@@ -117,7 +119,8 @@ function interpolate!(work, integrator, like, t)
     h = T(t1 - t0)
     y0, y1 = integrator.uprev, integrator.u
     stages = like.stages(integrator.cache)
-    @. middle = y0 + T(like.change) * (y1 - y0)
+    change = T(like.change)
+    @. middle = y0 + change * (y1 - y0)
     for (weight, k) in zip(like.middle, stages)
         weight == 0 || (middle .+= (h * T(weight)) .* k)
     end

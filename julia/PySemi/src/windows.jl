@@ -14,9 +14,13 @@ struct Window
 end
 
 Base.length(w::Window) = prod(w.shape; init = 1)
+Base.isempty(w::Window) = any(iszero, w.shape)
 
 "Whether the window is a run of neighbouring elements, in their order."
-is_run(w::Window) = w.strides == dense_strides(w.shape)
+function is_run(w::Window)
+    dense = dense_strides(w.shape)
+    return all(d -> w.shape[d] <= 1 || w.strides[d] == dense[d], eachindex(dense))
+end
 
 "Strides of an array without gaps, 0 for dimensions of one element."
 function dense_strides(shape)

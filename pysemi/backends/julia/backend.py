@@ -73,15 +73,17 @@ class JuliaBackend(Backend):
         if problem.event_fn is not None:
             _check_event(problem, adjoint)
         if problem.y0.dtype not in (torch.float32, torch.float64):
-            raise ArgumentError("y0", f"has dtype {problem.y0.dtype}; Julia solves float32 and float64")
+            raise ArgumentError(
+                "y0", f"has dtype {problem.y0.dtype}; Julia solves float32 and float64"
+            )
         if problem.y0.device.type != "cpu":
             raise ArgumentError("y0", f"is on {problem.y0.device}; Julia solves on the CPU")
         for event in ("step", "accept_step", "reject_step"):
             if hasattr(problem.func, f"callback_{event}"):
                 raise ArgumentError(
                     "func",
-                    f"has a callback_{event}, which only torchdiffeq calls; remove it (pysemi.record "
-                    "reports the steps) or use backend='torch'",
+                    f"has a callback_{event}, which only torchdiffeq calls; remove it "
+                    "(pysemi.record reports the steps) or use backend='torch'",
                 )
         check_settings("options", problem.settings)
         if adjoint is None:
@@ -94,10 +96,14 @@ class JuliaBackend(Backend):
                 f"{describe(adjoint.name)} is not available yet; give one of "
                 f"{', '.join(map(repr, ADJOINTS))}",
             )
-        if adjoint.name != "backsolve" and adjoint.settings.options.get("controller") == "torchdiffeq":
+        if (
+            adjoint.name != "backsolve"
+            and adjoint.settings.options.get("controller") == "torchdiffeq"
+        ):
             raise ArgumentError(
                 "adjoint_options['controller']",
-                f"'torchdiffeq' is for adjoint='backsolve', which torchdiffeq has, not {adjoint.name!r}",
+                "'torchdiffeq' is for adjoint='backsolve', which torchdiffeq has, not "
+                f"{adjoint.name!r}",
             )
 
     def solve(self, problem: Problem, recordings: Sequence[Recording]) -> Solution:
@@ -144,7 +150,7 @@ class JuliaBackend(Backend):
             recording=int(bool(recordings)),
             stop=stop.address,
         )
-        outcome = _run(memory.session, "backward", request, memory.binding, settings, stop)
+        outcome = _run(memory.session, "backward", request, memory.binding, stop)
         _raise_failure(outcome, "backward", settings, memory.binding)
         if not (bool(torch.isfinite(y_bar).all()) and bool(torch.isfinite(params_bar).all())):
             raise _failure(NonFiniteStateError, outcome, "backward", _NON_FINITE)
@@ -188,7 +194,7 @@ class JuliaBackend(Backend):
             stop=stop.address,
             event=None if event is None else event.address,
         )
-        outcome = _run(running, "forward", request, binding, settings, stop)
+        outcome = _run(running, "forward", request, binding, stop)
         if event is not None and event.error is not None:
             raise event.error
         memory = None
@@ -274,14 +280,10 @@ class _Outcome:
         )
 
 
-_NON_FINITE = (
-    "the state became NaN or infinite; take smaller steps, or look for overflow in func"
-)
+_NON_FINITE = "the state became NaN or infinite; take smaller steps, or look for overflow in func"
 
 
-def _prepare(
-    running: Session, problem: Problem, adjoint: Adjoint | None, bridge: str
-) -> _Prepared:
+def _prepare(running: Session, problem: Problem, adjoint: Adjoint | None, bridge: str) -> _Prepared:
     """Compile the vector field, or arrange for calls back into Python."""
     params = () if adjoint is None else adjoint.params
     if bridge != "callback":
@@ -354,8 +356,9 @@ def _warn_of_uncovered(problem: Problem, params: Sequence[Tensor] | None) -> Non
     if missed:
         shapes = ", ".join(str(tuple(leaf.shape)) for leaf in missed[:3])
         warnings.warn(
-            f"func uses {len(missed)} tensor(s) that require a gradient and are not among the adjoint "
-            f"parameters (shapes {shapes}): they get none from this solve; add them to adjoint_params",
+            f"func uses {len(missed)} tensor(s) that require a gradient and are not among the "
+            f"adjoint parameters (shapes {shapes}): they get none from this solve; add them to "
+            "adjoint_params",
             stacklevel=8,
         )
 
@@ -365,7 +368,6 @@ def _run(
     name: str,
     request: CForward | CBackward,
     binding: Binding,
-    settings: JuliaSettings,
     stop: StopFlag,
 ) -> _Outcome:
     report = CReport()
@@ -401,14 +403,15 @@ def _raise_failure(
         raise KeyboardInterrupt
     if status is Status.UNKNOWN_ALGORITHM:
         raise ArgumentError(
-            "method", f"OrdinaryDiffEq has no algorithm {settings.algorithm!r} in this Julia project"
+            "method",
+            f"OrdinaryDiffEq has no algorithm {settings.algorithm!r} in this Julia project",
         )
     kinds: dict[Status, tuple[type[SolveError], str]] = {
         Status.NON_FINITE: (NonFiniteStateError, _NON_FINITE),
         Status.UNDERFLOW: (
             StepSizeUnderflowError,
-            "the step size became too small to move time forward; loosen rtol and atol, or look for "
-            "a singularity or a jump in func",
+            "the step size became too small to move time forward; loosen rtol and atol, or look "
+            "for a singularity or a jump in func",
         ),
         Status.EXHAUSTED: (
             StepBudgetError,
@@ -421,9 +424,7 @@ def _raise_failure(
     raise _failure(kind, outcome, direction, text)
 
 
-def _failure(
-    kind: type[SolveError], outcome: _Outcome, direction: str, text: str
-) -> SolveError:
+def _failure(kind: type[SolveError], outcome: _Outcome, direction: str, text: str) -> SolveError:
     report = outcome.report
     known = {
         "t": report.t,
@@ -431,9 +432,7 @@ def _failure(
         "error_norm": report.error_norm,
     }
     # NaN stands for a solve that made no step, but is an error norm's honest value.
-    given = {
-        name: value for name, value in known.items() if value == value or name == "error_norm"
-    }
+    given = {name: value for name, value in known.items() if value == value or name == "error_norm"}
     return kind(text, direction=direction, **given)
 
 
@@ -460,7 +459,7 @@ def _gradients(
 def _time_gradient(
     problem: Problem, times: Tensor, y: Tensor, cotangent: Tensor, y_bar: Tensor
 ) -> Tensor:
-    r"""Each :math:`dL/dt_i = \lambda_i^T f(t_i, y_i)`, less that of all that comes after :math:`t_0`."""
+    r"""Each :math:`dL/dt_i = \lambda_i^T f(t_i, y_i)`; at :math:`t_0`, less all that follows."""
     slopes = [
         problem.layout.flatten(
             problem.func(time.to(y.dtype), problem.layout.unflatten(state))
@@ -480,7 +479,9 @@ def _check_event(problem: Problem, adjoint: Adjoint | None) -> None:
             "options['controller']", "is torchdiffeq's own; leave it out in a solve with event_fn"
         )
     if adjoint is not None and adjoint.name != "backsolve":
-        raise ArgumentError("adjoint", f"{adjoint.name!r} does not go with event_fn; use 'backsolve'")
+        raise ArgumentError(
+            "adjoint", f"{adjoint.name!r} does not go with event_fn; use 'backsolve'"
+        )
 
 
 def _refuse_discrete_gradient(problem: Problem) -> None:

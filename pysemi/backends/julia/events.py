@@ -40,7 +40,9 @@ class Event:
             try:
                 memory = (kind * size).from_address(address)
                 y = torch.frombuffer(memory, dtype=dtype).clone().view(shape)
-                value = float((self._values(torch.tensor(time, dtype=dtype), y) * self._signs).min())
+                value = float(
+                    (self._values(torch.tensor(time, dtype=dtype), y) * self._signs).min()
+                )
                 if math.isnan(value):
                     raise ArgumentError("event_fn", f"is NaN at t = {time:.6g}")
             except BaseException as error:  # it cannot pass through Julia

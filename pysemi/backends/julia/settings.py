@@ -162,12 +162,11 @@ def check_settings(name: str, settings: SolverSettings) -> None:
 def forward_settings(problem: Problem) -> JuliaSettings:
     """Settings of the forward solve."""
     settings = problem.settings
-    size = problem.y0.numel()
     return JuliaSettings(
         settings,
         _spread(settings.rtol, problem.y0),
         _spread(settings.atol, problem.y0),
-        _state_norm(settings.norm, problem, size),
+        _state_norm(settings.norm, problem),
     )
 
 
@@ -186,7 +185,7 @@ def adjoint_settings(problem: Problem, adjoint: Adjoint, packed: int) -> JuliaSe
         rtol = _augmented(settings.rtol, problem, adjoint, packed)
         atol = _augmented(settings.atol, problem, adjoint, packed)
     else:  # the state is λ alone
-        norm = _state_norm(_norm_of_cotangent(problem, adjoint), problem, problem.y0.numel())
+        norm = _state_norm(_norm_of_cotangent(problem, adjoint), problem)
         rtol, atol = (
             _spread(t if not isinstance(t, tuple) else t[2], problem.y0)
             for t in (settings.rtol, settings.atol)
@@ -207,7 +206,7 @@ def _norm_of_cotangent(problem: Problem, adjoint: Adjoint) -> BoundNorm:
     return problem.settings.norm
 
 
-def _state_norm(norm: BoundNorm, problem: Problem, size: int) -> _Components | _Callable:
+def _state_norm(norm: BoundNorm, problem: Problem) -> _Components | _Callable:
     found = _components(norm, problem)
     if found is not None:
         return found
@@ -309,5 +308,3 @@ def _times(times: Any) -> NDArray[np.float64]:
         torch.as_tensor(times).detach().to(device="cpu", dtype=torch.float64).reshape(-1).numpy()
     )
     return np.sort(values)
-
-

@@ -1,4 +1,4 @@
-"""Does a compiled field agree with the PyTorch function that it was compiled from?"""
+"""Whether a compiled field agrees with the PyTorch function that it was compiled from."""
 
 from __future__ import annotations
 

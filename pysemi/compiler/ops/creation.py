@@ -37,9 +37,7 @@ def _new_full(
     return Literal(value, meta.dtype, tuple(meta.shape))
 
 
-@operator(
-    aten.empty_like.default, aten.new_empty.default, aten.new_empty_strided.default
-)
+@operator(aten.empty_like.default, aten.new_empty.default, aten.new_empty_strided.default)
 def _empty_like(_builder: Builder, meta: Any, _x: Operand, *_args: Any, **_kind: Any) -> Operand:
     # Whoever asked overwrites it; zeros make a mistake visible instead of random.
     return Literal(0, meta.dtype, tuple(meta.shape))

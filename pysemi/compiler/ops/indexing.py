@@ -20,6 +20,7 @@ from pysemi.compiler.untranslatable import Untranslatable
 
 __all__: list[str] = []
 
+
 @operator(aten.cat.default)
 def _cat(builder: Builder, meta: Any, parts: Sequence[Operand], dim: int = 0) -> Operand:
     rank = len(meta.shape)
@@ -140,11 +141,42 @@ def _index_put(
     return _put(builder, meta, x, linear, values, accumulate=accumulate)
 
 
-@operator(aten.scatter.src, aten.scatter_add.default)
+@operator(aten.scatter.src)
 def _scatter(
     builder: Builder, meta: Any, x: Operand, dim: int, index: Operand, source: Operand
 ) -> Operand:
-    raise Untranslatable("aten.scatter")
+    return _scattered(builder, meta, x, dim, index, source, accumulate=False)
+
+
+@operator(aten.scatter.value)
+def _scatter_value(
+    builder: Builder, meta: Any, x: Operand, dim: int, index: Operand, value: Any
+) -> Operand:
+    source = Literal(value, meta.dtype, tuple(index.shape))
+    return _scattered(builder, meta, x, dim, index, source, accumulate=False)
+
+
+@operator(aten.scatter_add.default)
+def _scatter_add(
+    builder: Builder, meta: Any, x: Operand, dim: int, index: Operand, source: Operand
+) -> Operand:
+    return _scattered(builder, meta, x, dim, index, source, accumulate=True)
+
+
+def _scattered(
+    builder: Builder,
+    meta: Any,
+    x: Operand,
+    dim: int,
+    index: Operand,
+    source: Operand,
+    *,
+    accumulate: bool,
+) -> Operand:
+    # The source may be larger than the index: what lies beyond it is not used.
+    used = builder.array(source)
+    used = used.like(used.as_meta()[tuple(slice(size) for size in index.shape)])
+    return _put(builder, meta, x, _along(builder, x, dim, index), used, accumulate=accumulate)
 
 
 def _take(builder: Builder, x: Operand, linear: Operand, shape: tuple[int, ...]) -> Operand:
@@ -182,9 +214,7 @@ def _along(builder: Builder, x: Operand, dim: int, index: Operand) -> Operand:
     return _filled(builder, total, tuple(index.shape))
 
 
-def _linear(
-    builder: Builder, shape: tuple[int, ...], indices: Sequence[Operand | None]
-) -> Operand:
+def _linear(builder: Builder, shape: tuple[int, ...], indices: Sequence[Operand | None]) -> Operand:
     """Linear indices, into a contiguous array of ``shape``, of ``x[indices]``.
 
     Follows torch: where the indexed dimensions are neighbours, the indices' common
@@ -208,7 +238,9 @@ def _linear(
         index = every[d]
         lay = [1] * len(result)
         if index is None:
-            place_in = before.index(d) if d in before else len(before) + len(common) + after.index(d)
+            place_in = (
+                before.index(d) if d in before else len(before) + len(common) + after.index(d)
+            )
             lay[place_in] = shape[d]
             place: Operand = builder.constant(torch.arange(shape[d]).view(lay))
         else:

@@ -43,7 +43,12 @@ def reduced(
 
 @operator(aten.sum.dim_IntList)
 def _sum(
-    builder: Builder, meta: Any, x: Operand, dims: Any = None, keepdim: bool = False, dtype: Any = None
+    builder: Builder,
+    meta: Any,
+    x: Operand,
+    dims: Any = None,
+    keepdim: bool = False,
+    dtype: Any = None,
 ) -> Operand:
     return reduced(builder, "sum", x, dims, keepdim=keepdim, dtype=meta.dtype)
 
@@ -55,7 +60,12 @@ def _sum_all(builder: Builder, meta: Any, x: Operand, dtype: Any = None) -> Oper
 
 @operator(aten.mean.dim)
 def _mean(
-    builder: Builder, meta: Any, x: Operand, dims: Any = None, keepdim: bool = False, dtype: Any = None
+    builder: Builder,
+    meta: Any,
+    x: Operand,
+    dims: Any = None,
+    keepdim: bool = False,
+    dtype: Any = None,
 ) -> Operand:
     total = reduced(builder, "sum", x, dims, keepdim=keepdim, dtype=meta.dtype)
     count = prod(x.shape) // max(prod(meta.shape), 1)
@@ -68,20 +78,28 @@ def _mean_all(builder: Builder, meta: Any, x: Operand, dtype: Any = None) -> Ope
 
 
 @operator(aten.amax.default)
-def _amax(builder: Builder, meta: Any, x: Operand, dims: Any = (), keepdim: bool = False) -> Operand:
+def _amax(
+    builder: Builder, meta: Any, x: Operand, dims: Any = (), keepdim: bool = False
+) -> Operand:
     return reduced(builder, "max", x, dims, keepdim=keepdim, dtype=meta.dtype)
 
 
 @operator(aten.amin.default)
-def _amin(builder: Builder, meta: Any, x: Operand, dims: Any = (), keepdim: bool = False) -> Operand:
+def _amin(
+    builder: Builder, meta: Any, x: Operand, dims: Any = (), keepdim: bool = False
+) -> Operand:
     return reduced(builder, "min", x, dims, keepdim=keepdim, dtype=meta.dtype)
 
 
 @operator(aten.any.default)
 def _any_all(builder: Builder, meta: Any, x: Operand) -> Operand:
-    return reduced(builder, "max", builder.convert(x, torch.bool), None, keepdim=False, dtype=meta.dtype)
+    return reduced(
+        builder, "max", builder.convert(x, torch.bool), None, keepdim=False, dtype=meta.dtype
+    )
 
 
 @operator(aten.any.dim)
 def _any(builder: Builder, meta: Any, x: Operand, dim: int, keepdim: bool = False) -> Operand:
-    return reduced(builder, "max", builder.convert(x, torch.bool), (dim,), keepdim=keepdim, dtype=meta.dtype)
+    return reduced(
+        builder, "max", builder.convert(x, torch.bool), (dim,), keepdim=keepdim, dtype=meta.dtype
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 
@@ -14,6 +14,8 @@ aten: Any = torch.ops.aten
 Operator: TypeAlias = Callable[..., Any]
 """(builder, meta, *args, **kwargs) -> Operand or tuple of them. ``meta`` is what torch
 returned when the function was traced: its shape and dtype count, its data do not."""
+
+Entry = TypeVar("Entry", bound=Operator)
 
 OPERATORS: dict[Any, Operator] = {}
 """ATen overload -> the function that describes it to a builder."""
@@ -26,10 +28,10 @@ def register(overload: Any, entry: Operator) -> None:
     OPERATORS[overload] = entry
 
 
-def operator(*overloads: Any) -> Callable[[Operator], Operator]:
+def operator(*overloads: Any) -> Callable[[Entry], Entry]:
     """Decorate the function that describes ``overloads``."""
 
-    def decorate(entry: Operator) -> Operator:
+    def decorate(entry: Entry) -> Entry:
         for overload in overloads:
             register(overload, entry)
         return entry

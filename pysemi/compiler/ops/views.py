@@ -107,7 +107,9 @@ def _as_strided(
 
 
 @operator(aten.copy.default)
-def _copy(builder: Builder, meta: Any, _x: Operand, source: Operand, _async: bool = False) -> Operand:
+def _copy(
+    builder: Builder, meta: Any, _x: Operand, source: Operand, _async: bool = False
+) -> Operand:
     source = builder.convert(source, meta.dtype)
     if isinstance(source, Literal):
         return Literal(source.value, source.dtype, tuple(meta.shape))

@@ -113,9 +113,9 @@ function Product(::Type{T}, pointer, out::Window, first::Window, second::Window)
     batched = length(out.shape) == 3
     ta, lda = matrix_layout(first)
     tb, ldb = matrix_layout(second)
-    tc, ldc = matrix_layout(out)
-    tc && m > 1 && n > 1 && throw(ArgumentError("a product's result cannot lie transposed"))
-    ldc = m == 1 ? n : n == 1 ? max(out.strides[end - 1], 1) : ldc
+    n == 1 || out.strides[end] == 1 ||
+        throw(ArgumentError("the rows of a product's result must lie together"))
+    ldc = m == 1 ? n : max(out.strides[end - 1], 1)
     steps = batched ? (first.strides[1], second.strides[1], out.strides[1]) : (0, 0, 0)
     return Product{T}(
         m, n, k, pointer(first), ta, lda, pointer(second), tb, ldb, pointer(out), ldc,

@@ -1,0 +1,152 @@
+using PySemi: CBackward, CForward, CReport, CSettings, entry_points
+
+const ENTRY = entry_points()
+address(name) = Ptr{Cvoid}(ENTRY[name])
+
+c_build(text, number, addresses) = ccall(
+    address("build"), Int32, (Ptr{UInt8}, Int64, Ptr{Int64}, Ptr{Ptr{Cvoid}}),
+    text, sizeof(text), number, addresses
+)
+c_evaluate(number, level) = ccall(address("evaluate"), Int32, (Int64, Int64), number, level)
+c_times(number, evaluations, steps, sizes, rejections) = ccall(
+    address("times"), Int32, (Int64, Ptr{Float64}, Ptr{Float64}, Ptr{Float64}, Ptr{Float64}),
+    number, evaluations, steps, sizes, rejections
+)
+c_release(number) = ccall(address("release"), Int32, (Int64,), number)
+c_forward(request, report) = ccall(address("forward"), Int32, (Ptr{CForward}, Ptr{CReport}), request, report)
+c_backward(request, report) = ccall(address("backward"), Int32, (Ptr{CBackward}, Ptr{CReport}), request, report)
+function c_message()
+    bytes = zeros(UInt8, 400)
+    n = ccall(address("message"), Int32, (Ptr{UInt8}, Int64), bytes, length(bytes))
+    return String(bytes[1:n])
+end
+
+"Build the perceptron's tape; its number and its first seven buffers as arrays."
+function built(::Type{T}) where {T}
+    number, addresses = Ref{Int64}(0), fill(C_NULL, 10)
+    status = c_build(PySemi.perceptron_tape(T, 4), number, addresses)
+    sizes = (1, 8, 8, 15, 8, 8, 15)
+    arrays = map((p, n) -> unsafe_wrap(Array, Ptr{T}(p), n), Tuple(addresses[1:7]), sizes)
+    return status, number[], arrays
+end
+
+# Settings whose arrays stay alive as long as the second result.
+function c_settings(; method = "Tsit5", tol = 1.0e-6, components = [1, 8], maxiters = 1000)
+    name = method * "\0"
+    kept = (name, [tol], components)
+    settings = CSettings(
+        pointer(name), pointer(kept[2]), 1, pointer(kept[2]), 1, pointer(components),
+        length(components) ÷ 2, C_NULL, 0, C_NULL, maxiters, 0, 0.0, 0.9, 10.0, 0.2,
+        C_NULL, 0, C_NULL, 0
+    )
+    return settings, kept
+end
+
+function c_solve(number, u0::Vector{T}, times; stop = Ptr{Int32}(C_NULL), keep = 1, options...) where {T}
+    settings, kept = c_settings(; options...)
+    y = zeros(T, length(u0), length(times))
+    report = Ref{CReport}()
+    GC.@preserve kept times u0 y begin
+        request = Ref(CForward(number, settings, pointer(times), length(times), pointer(u0), pointer(y), keep, 1, stop, C_NULL))
+        status = c_forward(request, report)
+    end
+    return status, report[], y
+end
+
+@testset "the structs have the sizes that Python is told" begin
+    for S in (CForward, CBackward, CReport)
+        @test ENTRY["sizeof $(nameof(S))"] == sizeof(S)
+    end
+    names = ("message", "build", "foreign", "evaluate", "release", "times", "forward", "backward")
+    @test all(name -> ENTRY[name] > 0, names)
+end
+
+@testset "build, evaluate, solve, read the times, release: $T" for T in (Float32, Float64)
+    status, number, (t, y, cotangent, params, dy, y_bar, params_bar) = built(T)
+    @test status == 0 && number > 0
+    params .= randn(T, 15)
+    y .= randn(T, 8)
+    cotangent .= randn(T, 8)
+    @test c_evaluate(number, 1) == 0 && any(!iszero, dy) && all(iszero, params_bar)
+    @test c_evaluate(number, 3) == 0 && any(!iszero, params_bar)
+
+    twin = Field(PySemi.read_tape(PySemi.perceptron_tape(T, 4)))
+    twin.memory.params .= params
+    u0, times, cotangents = randn(T, 8), [0.0, 0.5, 1.0], randn(T, 8, 3)
+    expected = solve_both(twin, u0, times, cotangents; tol = 1.0e-6)
+
+    status, report, states = c_solve(number, u0, times)
+    @test status == 0 && report.status == 0 && report.solution > 0
+    @test states == expected.y
+    @test (report.nf, report.accepted, report.rejected) ==
+        (expected.forward.nf, expected.forward.accepted, expected.forward.rejected)
+
+    settings, kept = c_settings(; components = [1, 8, 24, 31])
+    gradients = (zeros(T, 8), zeros(T, 15))
+    backward_report = Ref{CReport}()
+    GC.@preserve kept cotangents gradients begin
+        request = Ref(
+            CBackward(
+                number, report.solution, settings, 0, pointer(cotangents), pointer(gradients[1]),
+                pointer(gradients[2]), 1, C_NULL
+            )
+        )
+        @test c_backward(request, backward_report) == 0
+    end
+    @test backward_report[].status == 0
+    @test gradients == (expected.y_bar, expected.params_bar)
+
+    r = backward_report[]
+    lists = map(n -> zeros(n), (r.evaluations, r.steps, r.steps, r.rejections))
+    @test c_times(number, lists...) == 0
+    tally = expected.backward
+    @test lists == (tally.evaluation_times, tally.step_times, tally.step_sizes, tally.rejected_times)
+
+    held = length(PySemi.HELD)
+    @test c_release(report.solution) == 0 && c_release(number) == 0
+    @test length(PySemi.HELD) == held - 2
+end
+
+@testset "what goes wrong has a status and a message" begin
+    number, addresses = Ref{Int64}(0), fill(C_NULL, 10)
+    @test c_build("buffer 1 t Float16 1\n", number, addresses) == Int32(PySemi.FAILED)
+    @test occursin("no element type Float16", c_message())
+    @test c_evaluate(-5, 1) == Int32(PySemi.FAILED)
+
+    _, number, (_, _, _, params) = built(Float64)
+    params .= randn(15)
+    u0, times = randn(8), [0.0, 1.0]
+    status(; options...) = c_solve(number, u0, times; options...)[2].status
+    @test status() == Int32(PySemi.SUCCESS)
+    # From a package that nothing has loaded yet.
+    @test status(; method = "TanYam7") == Int32(PySemi.SUCCESS)
+    @test status(; method = "NoSuch") == Int32(PySemi.UNKNOWN_ALGORITHM)
+    @test status(; maxiters = 2) == Int32(PySemi.EXHAUSTED)
+    flag = Ref{Int32}(1)
+    GC.@preserve flag begin
+        @test status(; stop = Base.unsafe_convert(Ptr{Int32}, flag)) == Int32(PySemi.STOPPED)
+    end
+    params .= NaN
+    @test status() in (Int32(PySemi.NON_FINITE), Int32(PySemi.UNDERFLOW))
+    c_release(number)
+end
+
+@testset "a message is cut to the room there is" begin
+    PySemi.MESSAGE[] = "longer than that"
+    bytes = fill(0xff, 7)
+    @test ccall(address("message"), Int32, (Ptr{UInt8}, Int64), bytes, 7) == 6
+    @test String(bytes[1:6]) == "longer" && bytes[7] == 0
+end
+
+@testset "a foreign field's exception is Python's affair" begin
+    number, addresses = Ref{Int64}(0), fill(C_NULL, 7)
+    raising = @cfunction((level, t) -> Int32(1), Int32, (Int32, Float64))
+    @test 0 == ccall(
+        address("foreign"), Int32, (Int64, Int64, Int64, Ptr{Cvoid}, Ptr{Int64}, Ptr{Ptr{Cvoid}}),
+        1, 2, 3, raising, number, addresses
+    )
+    @test all(!=(C_NULL), addresses)
+    @test c_evaluate(number[], 1) == Int32(PySemi.FOREIGN)
+    @test c_solve(number[], [1.0, 2.0], [0.0, 1.0]; components = [1, 2])[2].status == Int32(PySemi.FOREIGN)
+    c_release(number[])
+end

@@ -1,0 +1,151 @@
+using PySemi: FIELD, JOINT, NOTHING, PULLBACK, ode_function
+
+started(field; options...) = prepare!(
+    field; (;
+        recording = true, stop = Ptr{Int32}(C_NULL), from = 0.0, direction = 1, jumps = Float64[],
+        wants_params = true, options...,
+    )...
+)
+
+@testset "one evaluation answers λᵀ∂f/∂y, λᵀ∂f/∂θ and f at a point" begin
+    A = [1.0 2.0; 3.0 4.0]
+    field = started(linear_field(A))
+    f = ode_function(field)
+    λ, y, dλ, dp, dy = [1.0, -1.0], [0.5, 2.0], zeros(2), zeros(4), zeros(2)
+    f.vjp(dλ, λ, y, nothing, 0.3)
+    f.vjp_p(dp, λ, y, nothing, 0.3)
+    f(dy, y, nothing, 0.3)
+    @test dλ == A' * λ && dp == vec(λ * y') && dy == A * y
+    @test field.roots == Dict("field" => 0, "pullback" => 0, "joint" => 1)
+    @test field.tally.nf == 1 && field.tally.nvjp == 1
+    @test field.tally.evaluation_times == [0.3]
+end
+
+@testset "another point, cotangent or time is another evaluation" begin
+    field = started(linear_field([1.0 2.0; 3.0 4.0]))
+    f = ode_function(field)
+    out = zeros(2)
+    f(out, [1.0, 1.0], nothing, 0.0)
+    f(out, [1.0, 2.0], nothing, 0.0)
+    f(out, [1.0, 2.0], nothing, 0.5)
+    @test field.tally.nf == 3
+    f.vjp(out, [1.0, 0.0], [1.0, 2.0], nothing, 0.5)
+    f.vjp(out, [0.0, 1.0], [1.0, 2.0], nothing, 0.5)
+    @test out == [3.0, 4.0]
+    @test field.tally.nf == 3 && field.tally.nvjp == 2
+end
+
+@testset "parameters' products are computed only where they are wanted" begin
+    field = started(linear_field([1.0 2.0; 3.0 4.0]); wants_params = false)
+    f = ode_function(field)
+    f.vjp(zeros(2), ones(2), ones(2), nothing, 0.0)
+    @test field.roots == Dict("field" => 0, "pullback" => 1, "joint" => 0)
+    params_bar = zeros(4)
+    f.vjp_p(params_bar, ones(2), ones(2), nothing, 0.0)
+    @test field.roots["joint"] == 1 && params_bar == ones(4)
+    @test field.tally.nf == 1
+end
+
+@testset "views are written through" begin
+    field = started(linear_field([1.0 2.0; 3.0 4.0]))
+    whole = zeros(6)
+    ode_function(field)(view(whole, 2:3), view([9.0, 1.0, 1.0], 2:3), nothing, 0.0)
+    @test whole == [0, 3, 7, 0, 0, 0]
+end
+
+@testset "what is prepared anew forgets what it knew" begin
+    field = started(linear_field([1.0 2.0; 3.0 4.0]))
+    f = ode_function(field)
+    out = zeros(2)
+    f(out, ones(2), nothing, 0.0)
+    field.memory.params .= 1
+    started(field)
+    f(out, ones(2), nothing, 0.0)
+    @test out == [2.0, 2.0] && field.tally.nf == 1
+end
+
+@testset "an evaluation allocates nothing" begin
+    field = Field(PySemi.read_tape(PySemi.perceptron_tape(Float32, 4)))
+    started(field; recording = false)
+    f = ode_function(field)
+    u, λ, du, dp = randn(Float32, 8), randn(Float32, 8), zeros(Float32, 8), zeros(Float32, 15)
+    t = Ref(0.0)
+    function question()
+        t[] += 0.1
+        f(du, u, nothing, t[])
+        f.vjp(du, λ, u, nothing, t[])
+        f.vjp_p(dp, λ, u, nothing, t[])
+        return nothing
+    end
+    @test allocated(question) == 0
+end
+
+@testset "a raised flag stops a solve" begin
+    flag = Ref{Int32}(0)
+    counted = programmed(m -> (m.dy .= m.y; flag[] = m.t[1] > 0.5), _ -> nothing, [1.0], Float64[])
+    GC.@preserve flag begin
+        stop = Base.unsafe_convert(Ptr{Int32}, flag)
+        @test_throws PySemi.Stopped solve_ahead(counted, [1.0], [0.0, 10.0]; stop)
+        @test counted.tally.reached < 1.0
+    end
+end
+
+# f is 1 before the jump and 3 after it; the time that f sees is of type T.
+integral(t) = t < 0.3 ? t : 0.3 + 3 * (t - 0.3)
+step_function(jump) = t -> t < jump ? one(t) : t > jump ? oftype(t, 3) : oftype(t, NaN)
+
+@testset "f is evaluated on the side that is meant, $method, $T, $(torchdiffeq ? "torchdiffeq's control" : "default control")" for
+    T in (Float32, Float64), method in ("DP5", "BS3", "Tsit5", "Vern7"), torchdiffeq in (false, true)
+
+    torchdiffeq && !(method in ("DP5", "BS3")) && continue
+    controls = Controls(; torchdiffeq)
+    jump = 0.3
+    field = time_field(step_function(T(jump)), T[1])
+    tol = T == Float32 ? 1.0e-4 : 1.0e-8
+    near(a, b) = all(isapprox.(vec(a), b; rtol = 100eps(T)))
+    options = (; method, controls, tol, jumps = [jump])
+    up = solve_ahead(field, T[0], [0.0, 0.2, 0.3, 0.5, 1.0]; options...)
+    @test near(up.y, [0, 0.2, 0.3, 0.9, 2.4])
+    @test up.tally.rejected == 0
+    down = solve_ahead(field, T[0], [1.0, 0.3, 0.0]; options...)
+    @test near(down.y, [0, -2.1, -2.4])
+    @test down.tally.rejected == 0
+    # Without the jump's time, steps are rejected until they are short enough.
+    @test solve_ahead(field, T[0], [0.0, 0.2, 0.3 + 1.0e-6, 1.0]; options..., jumps = Float64[]).tally.rejected > 0
+    for times in ([0.0, 1.0], [0.0, 0.3, 1.0], [1.0, 0.3, 0.0], [0.3, 1.0], [1.0, 0.3])
+        exact = integral(times[end]) - integral(times[1])
+        for adjoint in (:backsolve, :gauss)
+            adjoint === :gauss && torchdiffeq && continue
+            cotangents = T[zeros(1, length(times) - 1) 1]
+            both = solve_both(field, T[0], times, cotangents; options..., adjoint)
+            @test near(both.params_bar, exact)
+            @test both.forward.rejected == 0 && both.backward.rejected == 0
+        end
+    end
+end
+
+const FOREIGN = Ref{Any}(nothing)
+const FOREIGN_LEVELS = Int32[]
+
+# y' = θ y, evaluated by a C function; -1 where y is negative.
+function foreign_growth(level::Int32, t::Float64)
+    push!(FOREIGN_LEVELS, level)
+    m = FOREIGN[].memory
+    m.y[1] < 0 && return Int32(-1)
+    m.dy .= m.params .* m.y
+    m.y_bar .= m.params .* m.cotangent
+    m.params_bar .= m.cotangent .* m.y
+    return Int32(0)
+end
+
+@testset "a foreign field is evaluated through its C function" begin
+    call = @cfunction(foreign_growth, Int32, (Int32, Float64))
+    field = FOREIGN[] = PySemi.foreign_field(Float64, 1, 1, call)
+    field.memory.params .= 0.5
+    empty!(FOREIGN_LEVELS)
+    both = solve_both(field, [2.0], [0.0, 1.0], [0.0 1.0])
+    @test both.y[1, 2] ≈ 2exp(0.5) && both.y_bar[1] ≈ exp(0.5) && both.params_bar[1] ≈ 2exp(0.5)
+    @test Set(FOREIGN_LEVELS) == Set(Int32.(Int.((FIELD, JOINT))))
+    @test count(==(Int32(JOINT)), FOREIGN_LEVELS) == both.backward.nvjp
+    @test_throws PySemi.ForeignError solve_ahead(field, [-1.0], [0.0, 1.0])
+end

@@ -1,0 +1,165 @@
+# Each kernel through the text that makes it, against plain Julia.
+
+@testset "pointwise over random windows" begin
+    for _ in 1:150, T in (Float32, Float64)
+        shape = random_shape()
+        out, n_out = random_window(8, shape)
+        a, n_a = random_window(9, shape; repeats = true)
+        b, n_b = random_window(10, shape; repeats = true)
+        arrays = (rand(T, n_out), rand(T, n_a), rand(T, n_b))
+        line = "$(view_text(out)) = pointwise $(view_text(a)) $(view_text(b)) :: x1 - x2"
+        expected = scatter!(copy(arrays[1]), out, elements(arrays[2], a) .- elements(arrays[3], b))
+        @test result_of(line, arrays...) == expected
+    end
+end
+
+@testset "pointwise between element types, without operands, in place" begin
+    x = [1.5, -2.5, 3.0]
+    @test result_of("%8[3] = pointwise %9[3] :: Float32(x1)", zeros(Float32, 3), x) == Float32.(x)
+    @test result_of("%8[3] = pointwise %9[3] :: x1 > Float64(0)", zeros(Bool, 3), x) == (x .> 0)
+    @test result_of("%8[3] = pointwise :: Float64(7)", zeros(3)) == fill(7.0, 3)
+    @test result_of("%8[3] = pointwise %8[3] :: tanh(x1)", x) ≈ tanh.(x) rtol = 4eps()
+    chosen = result_of("%8[3] = pointwise %10[3] %9[3] :: ifelse(x1, x2, Float64(0))", zeros(3), x, x .> 0)
+    @test chosen == max.(x, 0)
+end
+
+"A matrix window in a buffer: (rows, cols), lying transposed or not, `gap` apart, `batch` times."
+function matrix_window(buffer, rows, cols, transposed, gap, batch, repeated)
+    inner, outer = transposed ? (rows, cols) : (cols, rows)
+    ld = inner + gap
+    strides = transposed ? [1, ld] : [ld, 1]
+    step = repeated ? 0 : ld * outer + 1
+    batch === nothing && return Window(buffer, [rows, cols], strides, 2), 2 + ld * outer
+    return Window(buffer, [batch, rows, cols], [step, strides...], 2), 2 + ld * outer + step * batch
+end
+
+function product_case(T, m, n, k; ta = false, tb = false, gap = 0, batch = nothing, repeated = false)
+    a, na = matrix_window(9, m, k, ta, gap, batch, repeated)
+    b, nb = matrix_window(10, k, n, tb, gap, batch, false)
+    c, nc = matrix_window(8, m, n, false, gap, batch, false)
+    arrays = (fill(T(NaN), nc), randn(T, na), randn(T, nb))
+    line = "$(view_text(c)) = matmul $(view_text(a)) $(view_text(b))"
+    got = elements(result_of(line, arrays...), c)
+    A, B = elements(arrays[2], a), elements(arrays[3], b)
+    wanted = batch === nothing ? A * B : stack(A[i, :, :] * B[i, :, :] for i in 1:batch; dims = 1)
+    return isapprox(got, wanted; rtol = 100eps(T), atol = 100eps(T))
+end
+
+# Small ones are done by loops, one row or column by gemv, the others by gemm.
+@testset "product $m×$k×$n of $T" for T in (Float32, Float64),
+        (m, n, k) in ((2, 3, 4), (1, 1, 5), (1, 1, 500), (20, 30, 10), (1, 40, 30), (40, 1, 30), (30, 40, 1), (7, 9, 0))
+
+    for ta in (false, true), tb in (false, true), gap in (0, 3)
+        @test product_case(T, m, n, k; ta, tb, gap)
+        @test product_case(T, m, n, k; ta, tb, gap, batch = 3)
+        @test product_case(T, m, n, k; ta, tb, gap, batch = 3, repeated = true)
+    end
+end
+
+@testset "a product into a column of something wider" begin
+    A, x = randn(40, 30), randn(30)
+    out = result_of("%8[40,1|3,1|1] = matmul %9[40,30] %10[30,1]", zeros(120), vec(A'), x)
+    @test reshape(out, 3, 40)[2, :] ≈ A * x
+    @test all(iszero, reshape(out, 3, 40)[[1, 3], :])
+end
+
+@testset "layouts that BLAS cannot take are refused" begin
+    @test_throws PySemi.TapeError result_of(
+        "%8[2,2|1,2|0] = matmul %9[2,2] %10[2,2]", zeros(4), zeros(4), zeros(4)
+    )
+    @test_throws PySemi.TapeError result_of(
+        "%8[1,2|0,3|0] = matmul %9[1,2] %10[2,2]", zeros(4), zeros(2), zeros(4)
+    )
+    @test_throws PySemi.TapeError result_of(
+        "%8[2,2] = matmul %9[2,2|4,2|0] %10[2,2]", zeros(4), zeros(8), zeros(4)
+    )
+end
+
+@testset "$name over random dimensions" for (name, f) in (("sum", sum), ("max", maximum), ("min", minimum))
+    for _ in 1:100, T in (Float32, Float64)
+        shape = random_shape()
+        from, n_from = random_window(9, shape)
+        kept = findall(d -> rand(Bool) || shape[d] == 1, eachindex(shape))
+        strides = zeros(Int, length(shape))
+        strides[kept] = PySemi.dense_strides(shape[kept])
+        out = Window(8, shape, strides, 1)
+        over = Tuple(setdiff(eachindex(shape), kept))
+        arrays = (randn(T, 2 + prod(shape[kept])), randn(T, n_from))
+        values = f(elements(arrays[2], from); dims = over)
+        narrow = Window(8, collect(Int, size(values)), strides, 1)
+        expected = scatter!(copy(arrays[1]), narrow, values)
+        line = "$(view_text(out)) = reduce $(view_text(from)) $name"
+        @test result_of(line, arrays...) ≈ expected
+    end
+end
+
+@testset "reductions pass NaN on" for name in ("sum", "max", "min")
+    x = collect(1.0:6.0)
+    x[2] = NaN
+    out = result_of("%8[2,3|1,0|0] = reduce %9[2,3] $name", zeros(2), x)
+    @test isnan(out[1]) && !isnan(out[2])
+end
+
+@testset "a moving window" begin
+    x = collect(1.0:24.0)
+    line = "%8[3] = window %9[3|2|0] %10[] 6 4"
+    @test result_of(line, zeros(3), x, [0]) == [1, 3, 5]
+    @test result_of(line, zeros(3), x, [3]) == [19, 21, 23]
+    @test_throws BoundsError result_of(line, zeros(3), x, [4])
+    @test_throws BoundsError result_of(line, zeros(3), x, [-1])
+    @test result_of("%8[2,2] = window %9[2,2|1,4|0] %10[] 8 2", zeros(4), x, [1]) == [9, 13, 10, 14]
+end
+
+@testset "take and put" begin
+    x = [10.0, 20.0, 30.0]
+    @test result_of("%8[4] = take %9[3] %10[4]", zeros(4), x, [2, 0, 0, 1]) == [30, 10, 10, 20]
+    @test result_of("%8[3] = put %9[2] %10[2] set", x, [2, 0], [1.0, 2.0]) == [2, 20, 1]
+    @test result_of("%8[3] = put %9[3] %10[3] add", x, [1, 1, 0], [1.0, 2.0, 3.0]) == [13, 23, 30]
+    for index in (3, -1)
+        @test_throws BoundsError result_of("%8[1] = take %9[3] %10[1]", zeros(1), x, [index])
+        @test_throws BoundsError result_of("%8[3] = put %9[1] %10[1] set", x, [index], [1.0])
+    end
+end
+
+@testset "searchsorted" begin
+    edges = [0.0, 1.0, 1.0, 2.0]
+    values = [-1.0, 0.0, 1.0, 1.5, 2.0, 3.0, NaN]
+    search(side) = result_of("%8[7] = searchsorted %9[7] %10[4] $side", zeros(Int, 7), values, edges)
+    # NaN is beyond every number, as in torch.
+    @test search("left") == [0, 0, 1, 3, 3, 4, 4]
+    @test search("right") == [0, 1, 3, 3, 4, 4, 4]
+    @test search("left")[1:6] == [searchsortedfirst(edges, v) - 1 for v in values[1:6]]
+    @test search("right")[1:6] == [searchsortedlast(edges, v) for v in values[1:6]]
+end
+
+@testset "linear systems" begin
+    A, B = randn(2, 3, 3), randn(2, 3, 2)
+    rows(x) = vec(permutedims(x, ndims(x):-1:1))
+    solved(trans) = stack((trans(A[i, :, :]) \ B[i, :, :] for i in 1:2); dims = 1)
+    left = result_of("%8[2,3,2] = solve %9[2,3,3] %10[2,3,2] plain", zeros(12), rows(A), rows(B))
+    @test left ≈ rows(solved(identity))
+    @test result_of("%8[2,3,2] = solve %9[2,3,3] %10[2,3,2] transposed", zeros(12), rows(A), rows(B)) ≈
+        rows(solved(transpose))
+    # Without exchanging rows, this is a division by zero.
+    @test result_of("%8[2,1] = solve %9[2,2] %10[2,1] plain", zeros(2), [0.0, 1, 1, 0], [3.0, 4]) == [4, 3]
+end
+
+@testset "nothing is allocated by: $line" for line in (
+        "%8[20,50] = pointwise %9[20,50] %10[20,50|0,1|0] :: v1 = x1 + x2; tanh(v1)",
+        "%8[50,20|1,50|0] = pointwise %9[50,20] :: x1 * x1",
+        "%8[2,2|2,1|0] = matmul %9[2,3|3,1|0] %10[3,2|2,1|0]",
+        "%8[20,20|20,1|0] = matmul %9[20,50] %10[50,20|1,50|0]",
+        "%8[20,1|1,1|0] = matmul %9[20,50] %10[50,1|1,1|0]",
+        "%8[1,20|20,1|0] = matmul %10[1,50|50,1|0] %9[50,20]",
+        "%8[20,50|1,0|0] = reduce %9[20,50] sum",
+        "%8[20,50|0,1|0] = reduce %9[20,50] max",
+        "%8[20|1|0] = window %9[20|1|0] %11[1|1|0] 20 50",
+        "%8[2|1|0] = take %9[1000] %11[2]",
+        "%8[1000] = put %11[2] %9[2|1|0] add",
+        "%12[20] = searchsorted %9[20|1|0] %10[1000] left",
+        "%8[20,2|2,1|0] = solve %9[20,20|20,1|0] %10[20,2|2,1|0] plain",
+    )
+    tape = tape_with((randn(1000), randn(1000), randn(1000), [3, 5], zeros(Int, 20)), line)
+    kernel::Thunk = only(tape.programs["field"])
+    @test allocated(kernel) == 0
+end

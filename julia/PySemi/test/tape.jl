@@ -1,0 +1,90 @@
+using PySemi: TapeError, read_tape
+
+# The message of the error that reading gives; an error of another kind is not caught.
+function complaint(text)
+    try
+        read_tape(text)
+    catch error
+        error isa TapeError || rethrow()
+        return error.message
+    end
+    return "none"
+end
+
+"A good tape of ten lines, and the instruction `line` as its eleventh."
+good(line) = "$(header())\nbuffer 8 work Float64 6 @ 0\nbuffer 9 work Float64 6 @ 64\nprogram field\n$line\n"
+
+@testset "a good tape is read" begin
+    @test complaint(good("%8[2,3] = pointwise %9[2,3] :: -x1")) == "none"
+    @test complaint(good("%8[2|3|1] = pointwise %9[2|1|4] :: -x1")) == "none"
+end
+
+@testset "$what is refused with its line" for (what, line) in (
+        "no kernel \"frobnicate\"" => "%8[6] = frobnicate %9[6]",
+        "a view past the end of its buffer: %9[2|1|5]" => "%8[2|1|0] = pointwise %9[2|1|5] :: x1",
+        "a view past the end of its buffer: %8[7]" => "%8[7] = pointwise :: Float64(0)",
+        "a view past the end of its buffer: %9[2,2|1,5|0]" => "%8[2,2|2,1|0] = pointwise %9[2,2|1,5|0] :: x1",
+        "no view: %9[2|1]" => "%8[2|1|0] = pointwise %9[2|1] :: x1",
+        "no view: %9[-1]" => "%8[6] = pointwise %9[-1] :: x1",
+        "no view: 9[6]" => "9[6] = pointwise %8[6] :: x1",
+        "no buffer 10" => "%8[6] = pointwise %10[6] :: x1",
+        "no buffer 0" => "%0[6] = pointwise %8[6] :: x1",
+        "no instruction" => "%8[6] pointwise",
+        "operands of several shapes" => "%8[2,3] = pointwise %9[3,2] :: x1",
+        "know no function sinus" => "%8[6] = pointwise %9[6] :: sinus(x1)",
+        "ParseError" => "%8[6] = pointwise %9[6] :: x1 +",
+        "an operand has gaps" => "%8[2|2|0] = take %9[6] %9[2|1|0]",
+        "no BLAS layout" => "%8[2,3] = matmul %9[2,2|2,1|0] %8[3,3|0,1|0]",
+        "past the end" => "%8[2|1|0] = window %9[2|1|0] %8[1] 2 4",
+    )
+    message = complaint(good(line))
+    @test occursin(what, message)
+    @test endswith(message, "in line 11: $line")
+end
+
+@testset "bad buffers are refused with their line" begin
+    @test occursin("buffer 3 is out of order, in line 2", complaint("buffer 1 t Float64 1\nbuffer 3 y Float64 1"))
+    @test occursin("no element type Float16, in line 1", complaint("buffer 1 t Float16 1"))
+    @test occursin("in line 1", complaint("buffer 1 t Float64 many"))
+    @test occursin("in line 1", complaint("buffer 1 t Float64"))
+    @test occursin("in line 1", complaint("buffer 1 work Float64 1 @ -8"))
+    @test occursin("no buffer has the role y", complaint("buffer 1 t Float64 1"))
+end
+
+@testset "an instruction belongs to a program" begin
+    @test occursin("outside of a program, in line 8", complaint("$(header())\n%1[1] = pointwise :: Float64(0)"))
+end
+
+@testset "inputs and results have one element type" begin
+    mixed = replace(header(), "buffer 1 t Float64" => "buffer 1 t Float32")
+    @test occursin("several types", complaint(mixed))
+    @test occursin("buffer 8 is not of Float64", complaint(replace(
+        good("%9[1,1|1,1|0] = matmul %8[1,1|1,1|0] %9[1,1|1,1|0]"), "buffer 8 work Float64" => "buffer 8 work Float32"
+    )))
+end
+
+@testset "work buffers lie where the tape says, aligned" begin
+    tape = read_tape(good("%8[6] = pointwise :: Float64(1)"))
+    at(i) = UInt(pointer(tape.buffers[i]))
+    @test at(9) - at(8) == 64 && at(8) % 64 == 0
+end
+
+@testset "a program runs its kernels in order, and allocates nothing" begin
+    for T in (Float32, Float64)
+        tape = read_tape(PySemi.perceptron_tape(T, 4))
+        memory = tape.memory
+        foreach(x -> x .= randn(T, length(x)), (memory.y, memory.cotangent, memory.params))
+        θ, y = memory.params, reshape(memory.y, 2, 4)
+        W, c, V = reshape(θ[1:6], 2, 3)', θ[7:9], reshape(θ[10:15], 3, 2)'
+        for name in ("field", "joint")
+            program = Thunk(PySemi.TapeProgram(tape.programs[name]))
+            @test allocated(program) == 0
+            @test reshape(memory.dy, 2, 4) ≈ V * tanh.(W * y .+ c)
+        end
+        λ = reshape(memory.cotangent, 2, 4)
+        h = tanh.(W * y .+ c)
+        δ = (V' * λ) .* (1 .- h .^ 2)
+        @test reshape(memory.y_bar, 2, 4) ≈ W' * δ
+        @test memory.params_bar ≈ vcat(vec((δ * y')'), vec(sum(δ; dims = 2)), vec((λ * h')'))
+    end
+end
