@@ -20,7 +20,9 @@ callable       called with y as the user has it     called with (a_t, \*y, \*a_y
 
 N is the forward norm of the same call. "default" is torchdiffeq's mixed norm
 (paper, Appendix A) and "seminorm" the paper's proposal (section 2.2), both as
-torchdiffeq 0.2.5 computes them. a_t is zero unless ``t`` requires a gradient.
+torchdiffeq 0.2.5 computes them. a_t is the adjoint of time, which torchdiffeq always
+integrates (it is zero if the vector field does not depend on t); on Julia there is no such
+channel, since :math:`dL/dt_i` is known without it, and a_t counts as zero.
 """
 
 from __future__ import annotations
