@@ -28,6 +28,5 @@ def test_the_julia_package_passes_its_tests(real_julia):
         text=True,
         timeout=1400,
     )
-    print(done.stdout)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "PySemi" in done.stdout

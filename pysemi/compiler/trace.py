@@ -23,7 +23,7 @@ from pysemi.compiler.ops import OPERATORS
 from pysemi.compiler.untranslatable import Untranslatable
 from pysemi.errors import PysemiError
 
-__all__ = ["FlatField", "Traced", "evaluate_joint", "trace_field", "trace_joint"]
+__all__ = ["FlatField", "Traced", "evaluate_joint", "trace_field", "trace_joint", "warm_up"]
 
 FlatField = Callable[[Tensor, Tensor], Tensor]
 """(t of shape (), y) -> dy/dt, both of one shape: a vector field whose state is one tensor."""
@@ -88,6 +88,13 @@ def trace_field(field: FlatField, t: Tensor, y: Tensor) -> Traced:
             return (field(t.detach(), y.detach()).detach(),)
 
     return _trace(run, (t, y))
+
+
+def warm_up() -> None:
+    """Let torch import and prepare what its first trace needs, about a second's work."""
+    weight = torch.ones(1, 1, requires_grad=True)
+    y = torch.ones(1, 1)
+    trace_joint(lambda _t, y: torch.tanh(y @ weight), torch.zeros(()), y, y, (weight,))
 
 
 def _trace(function: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Traced:

@@ -75,8 +75,7 @@ class Home:
         if threading.current_thread() is self._thread:
             return job()  # a vector field, called from a solve, that solves
         self.check_process()
-        future: Future[T] = Future()
-        self._work.put((future, job))
+        future = self.submit(job)
         try:
             return future.result()
         except BaseException:
@@ -85,6 +84,12 @@ class Home:
                     stop.set()
                 _wait_out(future)
             raise
+
+    def submit(self, job: Callable[[], T]) -> Future[T]:
+        """Hand ``job`` over without waiting for it."""
+        future: Future[T] = Future()
+        self._work.put((future, job))
+        return future
 
     def check_process(self) -> None:
         """Raise BackendUnavailableError in a process that was forked from Julia's."""
@@ -133,6 +138,15 @@ class CallersHome(Home):
     def __init__(self) -> None:
         self._process = os.getpid()
         self._thread = threading.main_thread()
+
+    def submit(self, job: Callable[[], T]) -> Future[T]:
+        """Run ``job`` at once: there is nobody else to run it."""
+        future: Future[T] = Future()
+        try:
+            future.set_result(self.run(job))
+        except BaseException as error:
+            future.set_exception(error)
+        return future
 
     def run(self, job: Callable[[], T], stop: StopFlag | None = None) -> T:
         """Run ``job`` here.

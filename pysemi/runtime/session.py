@@ -7,6 +7,7 @@ read are set here, each with its reason.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import threading
@@ -30,6 +31,8 @@ __all__ = ["Session", "julia_packages", "session", "started_session"]
 
 T = TypeVar("T")
 
+_log = logging.getLogger("pysemi")
+
 _REMEDY = (
     "install one with `pysemi julia install`, or name one that is there with "
     "`pysemi julia use EXE --project DIR`; `pysemi doctor` says what is missing"
@@ -45,13 +48,22 @@ class Session:
         The thread that Julia lives on.
     """
 
-    def __init__(self, julia: JuliaConfig, *, already_running: bool) -> None:
+    def __init__(
+        self, julia: JuliaConfig, *, already_running: bool, meanwhile: Callable[[], None] | None
+    ) -> None:
         # A Julia that someone else has started cannot be moved to another thread.
         self.home = CallersHome() if already_running else Home()
         self._released: list[int] = []
         self._blas_threads = 0
         interrupt = _python_interrupt_handler()
-        self._main, self._border = self.home.run(lambda: _start(julia))
+        _log.info(
+            "starting Julia (the first time after an installation, PySemi.jl is compiled for some "
+            "minutes)"
+        )
+        started = self.home.submit(lambda: _start(julia))
+        if meanwhile is not None:
+            meanwhile()
+        self._main, self._border = started.result()
         _keep_interrupts_in_python(interrupt)
 
     def run(self, job: Callable[[Border], T], stop: StopFlag | None = None) -> T:
@@ -95,8 +107,13 @@ _failure: BackendUnavailableError | None = None
 _starting = threading.Lock()
 
 
-def session() -> Session:
+def session(meanwhile: Callable[[], None] | None = None) -> Session:
     """The running Julia; starts it if need be.
+
+    Parameters
+    ----------
+    meanwhile : callable, optional
+        Called while Julia starts, which takes some seconds.
 
     Raises
     ------
@@ -119,7 +136,9 @@ def session() -> Session:
         if found is None:
             raise BackendUnavailableError(f"there is no Julia: {_REMEDY}")
         try:
-            _session = Session(found.julia, already_running=found.source == "running")
+            _session = Session(
+                found.julia, already_running=found.source == "running", meanwhile=meanwhile
+            )
         except BackendUnavailableError as error:
             _failure = error
             raise

@@ -28,6 +28,7 @@ from pysemi.backends.julia.verification import disagreement
 from pysemi.captured import uncovered_leaves
 from pysemi.compiler.compiled import Compilation, compile_field
 from pysemi.compiler.inventory import describe_callable, take_inventory
+from pysemi.compiler.trace import warm_up
 from pysemi.compiler.untranslatable import Untranslatable
 from pysemi.errors import (
     ArgumentError,
@@ -62,7 +63,7 @@ class JuliaBackend(Backend):
 
     def start(self) -> None:
         """Start Julia, if it does not run yet."""
-        session()
+        session(meanwhile=warm_up)
 
     def check(self, problem: Problem, adjoint: Adjoint | None, bridge: str) -> None:
         """Refuse what this backend does not have."""
@@ -172,7 +173,7 @@ class JuliaBackend(Backend):
         adjoint: Adjoint | None,
         recordings: Sequence[Recording],
     ) -> Solution:
-        running = session()
+        running = session(meanwhile=warm_up)
         prepared = _prepare(running, problem, adjoint, self._bridge)
         y0 = problem.y0.detach().contiguous()
         times = problem.t.detach().to(torch.float64).contiguous()
