@@ -100,8 +100,12 @@ end
 "The time to evaluate f at: `t` itself, or, at a jump, its neighbour on the side that is meant."
 function one_sided(field::Field{T}, t) where {T}
     (; jumps, from, direction) = field
-    for jump in jumps
-        # Steps reach their end up to rounding; and rounded to T, what is near may be the same.
+    isempty(jumps) && return T(t)
+    # Steps reach their end up to rounding; and rounded to T, what is near may be the same.
+    near = max(4 * eps(max(abs(t), abs(from))), Float64(eps(T(t))))
+    for i in searchsortedfirst(jumps, t - near):length(jumps)
+        jump = jumps[i]
+        jump > t + near && break
         rounding = 4 * eps(max(abs(jump), abs(from)))
         at_jump = abs(t - jump) <= rounding
         at_jump || T(t) == T(jump) || continue
