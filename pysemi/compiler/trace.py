@@ -137,20 +137,27 @@ def _makes_literal(user: fx.Node) -> bool:
 
 @cache
 def _decompositions() -> dict[Any, Any]:
-    """All that torch can take apart, less what the compiler has an entry for."""
+    """All that torch can take apart, less what the compiler has an entry for.
+
+    In-place operators stay whole, for functionalisation to remove.
+    """
     from torch._decomp import core_aten_decompositions, decomposition_table
 
     table = {**decomposition_table, **core_aten_decompositions()}
     return {
         overload: function
         for overload, function in table.items()
-        if overload not in OPERATORS and "aten::" in str(getattr(overload, "name", str)())
+        if overload not in OPERATORS and not _is_mutable(overload)
     }
 
 
-def _mutates(node: fx.Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
+def _is_mutable(overload: Any) -> bool:
+    schema = getattr(overload, "_schema", None)
     return bool(schema is not None and schema.is_mutable)
+
+
+def _mutates(node: fx.Node) -> bool:
+    return _is_mutable(node.target)
 
 
 def _refuse_random(traced: fx.GraphModule) -> None:

@@ -96,8 +96,9 @@ class Session:
             self._border.call("release", self._released.pop())
 
     def _follow_torch_threads(self) -> None:
-        threads = torch.get_num_threads()
-        if threads != self._blas_threads and not os.environ.get("PYSEMI_BLAS_THREADS"):
+        told = os.environ.get("PYSEMI_BLAS_THREADS", "")
+        threads = int(told) if told.isdecimal() and int(told) else torch.get_num_threads()
+        if threads != self._blas_threads:
             self._main.PySemi.BLAS.set_num_threads(threads)
             self._blas_threads = threads
 

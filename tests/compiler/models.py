@@ -159,6 +159,47 @@ def _perceptron(activation: nn.Module) -> Model:
     return Model.of(Perceptron(), torch.randn(4, 3))
 
 
+class Written(nn.Module):
+    """A forward in a few lines of its own, with one linear layer."""
+
+    def __init__(self, body: Callable[..., Tensor], inputs: int = 2, outputs: int = 2) -> None:
+        super().__init__()
+        self.layer = nn.Linear(inputs, outputs)
+        self.body = body
+
+    def forward(self, t, y):
+        return self.body(self.layer, t, y)
+
+
+def _assigned(layer, t, y):
+    out = torch.zeros_like(y)
+    out[:, 0] = layer(y)[:, 1]
+    out[1:, 1] += y[1:, 0]
+    return out
+
+
+PICKS = torch.tensor([[1, 0], [0, 0], [1, 1]])
+
+WRITTEN: dict[str, Callable[..., Tensor]] = {
+    "assignment": _assigned,
+    "einsum": lambda layer, t, y: torch.einsum("bi,ij->bj", y, layer.weight).tanh(),
+    "gather": lambda layer, t, y: torch.gather(layer(y), 1, PICKS),
+    "scatter": lambda layer, t, y: torch.zeros_like(y).scatter_add(1, PICKS, layer(y)),
+    "rolled": lambda layer, t, y: torch.roll(torch.flip(layer(y), [0]), 1, 0),
+    "embedding": lambda layer, t, y: y * layer.weight[torch.tensor([0, 1, 1])],
+    "norm": lambda layer, t, y: -layer(y) / (1 + y.norm(dim=-1, keepdim=True)),
+    "largest": lambda layer, t, y: -layer(y) * y.max(),
+    "vmap": lambda layer, t, y: torch.vmap(lambda v: torch.tanh(layer(v)))(y),
+    "inner-grad": lambda layer, t, y: torch.func.grad(lambda z: layer(z).tanh().sum())(y),
+    "inverse": lambda layer, t, y: y @ torch.linalg.inv(3 * torch.eye(2).to(y) + layer.weight),
+    "only-time": lambda layer, t, y: torch.sin(t) * torch.ones_like(y) * layer.weight.sum(),
+    "identity": lambda layer, t, y: y,
+    "fourier": lambda layer, t, y: layer(
+        torch.cat([torch.sin(k * t) * torch.ones_like(y[:, :1]) for k in (1, 2)], dim=-1)
+    ),
+}
+
+
 def _controlled(interpolation: type, coefficients: Callable[[Tensor, Tensor], Tensor]) -> Model:
     times = torch.linspace(0, 1, 6)
     control = interpolation(coefficients(torch.rand(4, 6, 3), times), times)
@@ -192,8 +233,13 @@ MODELS: dict[str, Callable[[], Model]] = {
             "relu6": nn.ReLU6,
             "softmax": lambda: nn.Softmax(dim=-1),
             "layer-norm": lambda: nn.LayerNorm(8),
+            "group-norm": lambda: nn.GroupNorm(2, 8),
             "glu-like": lambda: nn.Sequential(nn.Linear(8, 16), nn.GLU()),
         }.items()
+    },
+    **{
+        name: lambda body=body: Model.of(Written(body), torch.randn(3, 2))
+        for name, body in WRITTEN.items()
     },
     "hamiltonian": lambda: Model.of(Hamiltonian(), torch.randn(4, 4)),
     "flow-exact": lambda: Model.of(Flow(), (torch.randn(5, 2), torch.zeros(5))),

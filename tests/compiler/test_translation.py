@@ -60,9 +60,9 @@ def test_tape_equals_torch_at_points_it_was_not_traced_at(name, dtype):
         y = torch.randn(y0.shape, generator=generator, dtype=dtype)
         cotangent = torch.randn(y0.shape, generator=generator, dtype=dtype)
         dy, y_bar, *bars = evaluate_joint(field, t, y, cotangent, model.params)
-        bars = [
-            torch.zeros_like(p) if bar is None else bar
-            for p, bar in zip(model.params, bars, strict=True)
+        y_bar, *bars = [
+            torch.zeros_like(x) if bar is None else bar
+            for x, bar in zip((y, *model.params), (y_bar, *bars), strict=True)
         ]
         expected = torch.cat([bar.reshape(-1) for bar in bars])
         for program in ("field", "pullback", "joint"):

@@ -163,6 +163,21 @@ def _scatter_add(
     return _scattered(builder, meta, x, dim, index, source, accumulate=True)
 
 
+@operator(aten.as_strided_scatter.default, torch.ops.prims.as_strided_scatter.default)
+def _as_strided_scatter(
+    builder: Builder,
+    meta: Any,
+    x: Operand,
+    source: Operand,
+    size: Sequence[int],
+    stride: Sequence[int],
+    offset: int | None = None,
+) -> Operand:
+    # As for as_strided: of an array that torch had contiguous.
+    places = torch.arange(meta.numel()).as_strided(tuple(size), tuple(stride), offset or 0)
+    return _put(builder, meta, x, builder.constant(places), source, accumulate=False)
+
+
 def _scattered(
     builder: Builder,
     meta: Any,

@@ -64,6 +64,21 @@ ARITHMETIC = {
 }
 """Operands are converted to the result's type first."""
 
+PRIMITIVES = {
+    "add": "$1 + $2",
+    "sub": "$1 - $2",
+    "mul": "$1 * $2",
+    "div": "$1 / $2",
+    "neg": "-$1",
+    "exp": "exp($1)",
+    "log": "log($1)",
+    "sqrt": "sqrt($1)",
+    "rsqrt": "inv(sqrt($1))",
+    "reciprocal": "inv($1)",
+    "tanh": "tanh($1)",
+}
+"""What torch takes some operators apart into, in place of ATen."""
+
 COMPARISONS = {
     "eq": "$1 == $2",
     "ne": "$1 != $2",
@@ -117,6 +132,8 @@ def _sample(x: Any) -> Any:
 
 for _overload, _template in ARITHMETIC.items():
     register(_overload, _arithmetic(_template))
+for _name, _template in PRIMITIVES.items():
+    register(getattr(torch.ops.prims, _name).default, _arithmetic(_template))
 for _name, _template in COMPARISONS.items():
     register(getattr(aten, _name).Tensor, _comparison(_template))
     register(getattr(aten, _name).Scalar, _comparison(_template))

@@ -103,3 +103,31 @@ def _any(builder: Builder, meta: Any, x: Operand, dim: int, keepdim: bool = Fals
     return reduced(
         builder, "max", builder.convert(x, torch.bool), (dim,), keepdim=keepdim, dtype=meta.dtype
     )
+
+
+@operator(torch.ops.prims.sum.default)
+def _prims_sum(builder: Builder, meta: Any, x: Operand, dims: Any, **_kind: Any) -> Operand:
+    return reduced(builder, "sum", x, dims, keepdim=False, dtype=meta.dtype)
+
+
+@operator(torch.ops.prims.var.default)
+def _prims_var(
+    builder: Builder, meta: Any, x: Operand, dims: Any, correction: float = 1, **_kind: Any
+) -> Operand:
+    count = prod(x.shape) // max(prod(meta.shape), 1)
+    total = reduced(builder, "sum", x, dims, keepdim=True, dtype=meta.dtype)
+    mean = builder.pointwise("$1 / $2", total, count, dtype=meta.dtype)
+    deviation = builder.pointwise("$1 - $2", x, mean, dtype=meta.dtype)
+    square = builder.pointwise("$1 * $1", deviation, dtype=meta.dtype)
+    squares = reduced(builder, "sum", square, dims, keepdim=False, dtype=meta.dtype)
+    return builder.pointwise("$1 / $2", squares, count - correction, dtype=meta.dtype)
+
+
+@operator(aten.max.default)
+def _max_all(builder: Builder, meta: Any, x: Operand) -> Operand:
+    return reduced(builder, "max", x, None, keepdim=False, dtype=meta.dtype)
+
+
+@operator(aten.min.default)
+def _min_all(builder: Builder, meta: Any, x: Operand) -> Operand:
+    return reduced(builder, "min", x, None, keepdim=False, dtype=meta.dtype)

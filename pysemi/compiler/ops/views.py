@@ -12,7 +12,6 @@ import torch
 from pysemi.compiler.builder import Builder
 from pysemi.compiler.graph import Literal, Operand, View
 from pysemi.compiler.ops.registry import aten, operator, register
-from pysemi.compiler.untranslatable import Untranslatable
 
 __all__: list[str] = []
 
@@ -100,9 +99,9 @@ def _broadcast_in_dim(
 def _as_strided(
     builder: Builder, _meta: Any, x: Operand, size: Any, stride: Any, offset: int | None = None
 ) -> Operand:
-    whole = builder.array(x)
-    if not whole.is_whole:
-        raise Untranslatable("aten.as_strided on a tensor that is a view itself")
+    # Strides of an array as torch had it. Autograd asks so for contiguous ones; of another
+    # the comparison with PyTorch, before the first solve, would tell.
+    whole = builder.contiguous(builder.array(x))
     return View(whole.source, tuple(size), tuple(stride), offset or 0)
 
 
