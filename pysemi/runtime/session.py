@@ -73,9 +73,11 @@ class Session:
         interrupted.
         """
 
+        threads = torch.get_num_threads()  # of the caller: torch keeps it for each thread
+
         def at_home() -> T:
             self._release_waiting()
-            self._follow_torch_threads()
+            self._use_threads(threads)
             return job(self._border)
 
         return self.home.run(at_home, stop)
@@ -95,9 +97,11 @@ class Session:
         while self._released:
             self._border.call("release", self._released.pop())
 
-    def _follow_torch_threads(self) -> None:
+    def _use_threads(self, threads: int) -> None:
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)  # for vector fields that run here by callback
         told = os.environ.get("PYSEMI_BLAS_THREADS", "")
-        threads = int(told) if told.isdecimal() and int(told) else torch.get_num_threads()
+        threads = int(told) if told.isdecimal() and int(told) else threads
         if threads != self._blas_threads:
             self._main.PySemi.BLAS.set_num_threads(threads)
             self._blas_threads = threads

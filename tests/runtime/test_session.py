@@ -20,6 +20,7 @@ import torch
 
 import pysemi
 from pysemi.errors import SolveError
+from pysemi.runtime.session import session
 from tests.vector_fields import Decay, Spiral
 
 pytestmark = [pytest.mark.julia, pytest.mark.usefixtures("real_julia")]
@@ -169,16 +170,13 @@ def test_results_outlive_everything_they_came_from():
         field.zero_grad()
         del y
         gc.collect()
-    session = pysemi.runtime.session.session()
-    session.evaluate("(GC.gc(); GC.gc(); 0)")
+    session().evaluate("(GC.gc(); GC.gc(); 0)")
     for y, grads in kept[1:]:
         assert torch.equal(y, kept[0][0])
         assert all(map(torch.equal, grads, kept[0][1]))
 
 
 def test_what_julia_holds_does_not_grow():
-    session = pysemi.runtime.session.session()
-
     def train(times):
         field = Spiral()
         for _ in range(times):
@@ -186,7 +184,7 @@ def test_what_julia_holds_does_not_grow():
             gradient(field, backend="julia", bridge="callback")
         gc.collect()
         gradient(field, backend="julia")
-        return session.evaluate("length(PySemi.HELD)")
+        return session().evaluate("length(PySemi.HELD)")
 
     before = train(3)
     assert train(20) <= before + 2
@@ -353,7 +351,8 @@ def test_the_session_is_what_diffeqpy_sees():
     out = run(
         """
         gradient(Spiral())
-        session = pysemi.runtime.session.session()
+        from pysemi.runtime.session import session
+        session = session()
         def ask():
             from diffeqpy import load_julia_packages
             return str(load_julia_packages("PySemi"))
@@ -363,14 +362,17 @@ def test_the_session_is_what_diffeqpy_sees():
     assert out.split() == ["PySemi"]
 
 
-def test_blas_threads_follow_torch():
-    session = pysemi.runtime.session.session()
+def test_blas_threads_follow_torch_unless_told_otherwise(monkeypatch):
     before = torch.get_num_threads()
     try:
         for threads in (2, 1):
             torch.set_num_threads(threads)
             gradient(Spiral(), backend="julia")
-            assert session.evaluate("PySemi.BLAS.get_num_threads()") == threads
+            assert session().evaluate("PySemi.BLAS.get_num_threads()") == threads
+            assert session().home.run(torch.get_num_threads) == threads
+        monkeypatch.setenv("PYSEMI_BLAS_THREADS", "2")
+        gradient(Spiral(), backend="julia")
+        assert session().evaluate("PySemi.BLAS.get_num_threads()") == 2
     finally:
         torch.set_num_threads(before)
 

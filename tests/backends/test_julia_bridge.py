@@ -1,0 +1,165 @@
+"""Compiled or by callback: which is used when, what is said, and what is refused."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import pysemi
+from pysemi.backends.julia import backend as julia_backend
+from pysemi.compiler import compiled
+from pysemi.errors import ArgumentError, BridgeWarning, CompileError
+from tests.backends.test_julia import gradients, spiral
+from tests.vector_fields import times
+
+pytestmark = [pytest.mark.julia, pytest.mark.usefixtures("real_julia")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "argument"),
+    [
+        (dict(method="euler"), "method"),
+        (dict(method="NoSuchMethod"), "method"),
+        (dict(method=3), "method"),
+        (dict(adjoint="discrete"), "adjoint"),
+        (dict(bridge="magic"), "bridge"),
+        (dict(options=dict(controller="mine")), "options['controller']"),
+        (dict(options=dict(min_step=0.1)), "options['min_step']"),
+        (dict(options=dict(safety=0.8)), "options['safety']"),
+        (dict(method="Tsit5", options=dict(controller="torchdiffeq")), "options['controller']"),
+        (
+            dict(adjoint="gauss", adjoint_options=dict(norm=lambda state: 1.0)),
+            "adjoint_options['norm']",
+        ),
+    ],
+)
+def test_what_is_not_there_is_refused_by_name(arguments, argument):
+    field, y0 = spiral()
+    with pytest.raises(ArgumentError) as caught:
+        pysemi.odeint_adjoint(
+            field, y0.requires_grad_(), times(0.0, 1.0), backend="julia", **arguments
+        ).sum().backward()
+    assert caught.value.argument == argument
+
+
+class Branching(nn.Module):
+    """Cannot be compiled: looks at a value."""
+
+    def __init__(self):
+        super().__init__()
+        self.rate = nn.Parameter(torch.ones((), dtype=torch.float64))
+
+    def forward(self, t, y):
+        return -self.rate * y if y.sum() > -1e9 else y
+
+
+def test_what_cannot_be_compiled_runs_by_callback_and_says_so_once():
+    julia_backend._warned.clear()
+    y0 = torch.ones(2, dtype=torch.float64)
+    with pytest.warns(BridgeWarning, match="if y.sum"):
+        y, _, solves = gradients(Branching(), y0, times(0.0, 1.0), "julia", loss=lambda y: y.sum())
+    assert solves.forward[0].bridge == solves.backward[0].bridge == "callback"
+    assert torch.allclose(y[-1], torch.exp(times(-1.0)).expand(2), rtol=1e-6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gradients(Branching(), y0, times(0.0, 1.0), "julia", loss=lambda y: y.sum())
+    with pytest.raises(CompileError, match=r"Branching.*looks at a tensor's value"):
+        pysemi.odeint_adjoint(Branching(), y0, times(0.0, 1.0), backend="julia", bridge="compiled")
+
+
+def test_a_wrong_translation_is_found_before_it_is_used(monkeypatch):
+    from pysemi.compiler.ops import OPERATORS
+    from pysemi.compiler.ops.registry import aten
+
+    compiled.forget_compilations()
+    julia_backend._warned.clear()
+
+    def wrong(builder, meta, x):
+        return builder.pointwise("sin($1)", x, dtype=meta.dtype)
+
+    monkeypatch.setitem(OPERATORS, aten.tanh.default, wrong)
+    field, y0 = spiral()
+    try:
+        with pytest.warns(BridgeWarning, match="differs from PyTorch's"):
+            _, ours, _ = gradients(field, y0, times(0.0, 1.0), "julia")
+        _, theirs, _ = gradients(field, y0, times(0.0, 1.0), "torch")
+    finally:
+        compiled.forget_compilations()
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_tensor_that_silently_gets_no_gradient_is_warned_of():
+    compiled.forget_compilations()
+    weight = torch.eye(2, dtype=torch.float64).requires_grad_()
+    inner, y0 = spiral()
+
+    class Field(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, t, y):
+            return self.inner(t, y) @ weight
+
+    with pytest.warns(UserWarning, match="adjoint_params"):
+        pysemi.odeint_adjoint(Field(), y0, times(0.0, 1.0), backend="julia")
+
+
+def test_python_state_that_changes_between_solves_is_noticed():
+    class Switchable(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.sign = -1.0
+            self.dropout = nn.Dropout(0.5)
+
+        def forward(self, t, y):
+            return self.sign * self.dropout(y)
+
+    field = Switchable().eval()
+    y0 = torch.ones(1, dtype=torch.float64)
+    options = dict(adjoint_params=(), backend="julia", rtol=1e-9, atol=1e-9)
+    falling = pysemi.odeint_adjoint(field, y0, times(0.0, 1.0), **options)
+    field.sign = 1.0
+    rising = pysemi.odeint_adjoint(field, y0, times(0.0, 1.0), **options)
+    assert float(falling[-1]) == pytest.approx(0.36787944, rel=1e-6)
+    assert float(rising[-1]) == pytest.approx(2.71828183, rel=1e-6)
+    field.train()
+    julia_backend._warned.clear()
+    with pytest.warns(BridgeWarning, match="random"):
+        pysemi.odeint_adjoint(
+            field, y0, times(0.0, 0.1), adjoint_params=(), backend="julia", rtol=1, atol=1
+        )
+
+
+def test_float32_on_both_bridges():
+    field, y0 = spiral(dtype=torch.float32)
+    t = torch.tensor([0.0, 0.5, 1.0])
+    found = {
+        bridge: gradients(field, y0, t, backend, rtol=1e-5, atol=1e-5, **options)[1]
+        for bridge, backend, options in (
+            ("torch", "torch", {}),
+            ("compiled", "julia", dict(bridge="compiled")),
+            ("callback", "julia", dict(bridge="callback")),
+        )
+    }
+    for bridge in ("compiled", "callback"):
+        for a, b in zip(found[bridge], found["torch"], strict=True):
+            assert a.dtype == b.dtype
+            assert torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().max()))
+
+
+def test_compiled_and_callback_take_the_same_steps():
+    field, y0 = spiral()
+    runs = [
+        gradients(field, y0, times(0.0, 0.5, 1.0), "julia", bridge=bridge)
+        for bridge in ("compiled", "callback")
+    ]
+    for a, b in zip(runs[0][1], runs[1][1], strict=True):
+        assert torch.allclose(a, b, rtol=1e-9, atol=1e-11)
+    for direction in ("forward", "backward"):
+        (one,), (two,) = (getattr(run[2], direction) for run in runs)
+        assert (one.accepted, one.rejected, one.nfe) == (two.accepted, two.rejected, two.nfe)
