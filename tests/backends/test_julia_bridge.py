@@ -70,6 +70,21 @@ def test_what_cannot_be_compiled_runs_by_callback_and_says_so_once():
         pysemi.odeint_adjoint(Branching(), y0, times(0.0, 1.0), backend="julia", bridge="compiled")
 
 
+def test_what_julia_cannot_build_runs_by_callback_too():
+    class Scrambled(nn.Module):
+        """More separate dimensions than a kernel has loops."""
+
+        def forward(self, t, y):
+            return torch.sin(y.permute(7, 5, 3, 1, 6, 4, 2, 0)) + y.permute(1, 0, 3, 2, 5, 4, 7, 6)
+
+    julia_backend._warned.clear()
+    with pytest.warns(BridgeWarning, match="separate dimensions"):
+        y, _, solves = gradients(
+            Scrambled(), torch.rand((2,) * 8, dtype=torch.float64), times(0.0, 0.1), "julia"
+        )
+    assert solves.forward[0].bridge == "callback"
+
+
 def test_a_wrong_translation_is_found_before_it_is_used(monkeypatch):
     from pysemi.compiler.ops import OPERATORS
     from pysemi.compiler.ops.registry import aten

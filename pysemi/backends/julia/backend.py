@@ -176,7 +176,7 @@ class JuliaBackend(Backend):
         running = session(meanwhile=warm_up)
         prepared = _prepare(running, problem, adjoint, self._bridge)
         y0 = problem.y0.detach().contiguous()
-        times = problem.t.detach().to(torch.float64).contiguous()
+        times = problem.t.detach().to(device="cpu", dtype=torch.float64).contiguous()
         y = torch.empty((len(times), *y0.shape), dtype=y0.dtype)
         settings = forward_settings(problem)
         keep = 0 if adjoint is None else 1 if adjoint.name == "backsolve" else 2
@@ -471,7 +471,7 @@ def _time_gradient(
     t_bar[0] = -((y_bar - cotangent[0]) * slopes[0]).sum()
     if problem.event_fn is not None:
         t_bar[1] = 0  # the second entry of t takes no part in such a solve
-    return t_bar.to(problem.t.dtype)
+    return t_bar.to(problem.t)
 
 
 def _check_event(problem: Problem, adjoint: Adjoint | None) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor
 from pysemi.compiler.compiled import Compilation, flat_field
 from pysemi.compiler.tape import Tape
 from pysemi.compiler.trace import evaluate_joint
+from pysemi.compiler.untranslatable import Untranslatable
 from pysemi.errors import BackendUnavailableError
 from pysemi.runtime.border import Border, ForeignProgram, Level, Status
 from pysemi.runtime.session import Session
@@ -67,7 +68,7 @@ class CompiledField(JuliaField):
             "build", text, len(text), ctypes.addressof(number), ctypes.addressof(addresses)
         )
         if status is not Status.SUCCESS:
-            raise BackendUnavailableError(f"Julia could not build the tape: {border.message()}")
+            raise Untranslatable(f"Julia cannot build its tape ({border.message()})")
         self._keep(session, number.value)
         views = [
             _as_tensor(address, buffer.dtype, buffer.size) if buffer.role != "work" else None
