@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,28 @@ settings.load_profile("patient")
 # Two threads of one small operation wait for each other, for minutes if a neighbour
 # holds the other core.
 torch.set_num_threads(1)
+
+COMPILE_SECONDS = 1500
+"""For PySemi.jl, once after a change: 100 s of one core were measured."""
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Let PySemi.jl be compiled before the first test, whose time limit is not meant for that."""
+    wanted = any(item.get_closest_marker("julia") for item in session.items)
+    if not wanted or session.config.option.collectonly:
+        return
+    try:
+        if read_julia() is None:
+            return
+    except PysemiError:  # the fixture real_julia says so
+        return
+    subprocess.run(
+        [sys.executable, "-c", "from pysemi.runtime.session import session; session()"],
+        timeout=COMPILE_SECONDS,
+        capture_output=True,
+        check=False,  # the tests say better what is wrong
+    )
+
 
 FAKE_JULIA = """\
 #!{python} -SE

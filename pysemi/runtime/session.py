@@ -72,7 +72,6 @@ class Session:
         Calls across the border release Python's lock. ``stop`` is set if the wait is
         interrupted.
         """
-
         threads = torch.get_num_threads()  # of the caller: torch keeps it for each thread
 
         def at_home() -> T:

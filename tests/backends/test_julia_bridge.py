@@ -79,7 +79,7 @@ def test_what_julia_cannot_build_runs_by_callback_too():
 
     julia_backend._warned.clear()
     with pytest.warns(BridgeWarning, match="separate dimensions"):
-        y, _, solves = gradients(
+        _, _, solves = gradients(
             Scrambled(), torch.rand((2,) * 8, dtype=torch.float64), times(0.0, 0.1), "julia"
         )
     assert solves.forward[0].bridge == "callback"
