@@ -152,7 +152,7 @@ def no_julia(isolated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pysemi.runtime import session
 
     monkeypatch.setattr(session, "_session", None)
-    monkeypatch.setattr(session, "_failure", None)
+    monkeypatch.setattr(session, "_begun", None)
 
 
 def good_version(package: JuliaPackage) -> str:

@@ -24,7 +24,7 @@ from pysemi.errors import BackendUnavailableError
 from pysemi.runtime.border import Border
 from pysemi.runtime.environment import juliacall_environment
 from pysemi.runtime.home import CallersHome, Home, StopFlag
-from pysemi.runtime.location import find_julia
+from pysemi.runtime.location import FoundJulia, find_julia
 
 __all__ = ["Session", "julia_packages", "session", "started_session"]
 
@@ -39,6 +39,57 @@ _REMEDY = (
 )
 
 
+class _Start:
+    """A Julia that is starting. It can start once per process, so a start outlives an interrupt."""
+
+    def __init__(self, found: FoundJulia) -> None:
+        # A Julia that someone else has started cannot be moved to another thread.
+        already_running = found.source == "running"
+        self.home = CallersHome() if already_running else Home()
+        self.interrupt_handler = signal.getsignal(signal.SIGINT)
+        _log.info(
+            "starting Julia (the first time after an installation, PySemi.jl is compiled for some "
+            "minutes)"
+        )
+        self._interrupts_taken = threading.Event()
+        self._interrupts_returned = threading.Event()
+        if already_running:  # nothing is taken, and nobody would wait
+            self.interrupt_handler = None
+            self._interrupts_returned.set()
+        self.outcome = self.home.submit(lambda: self._run(found.julia))
+
+    def _run(self, julia: JuliaConfig) -> tuple[Any, Border]:
+        try:
+            return _start(julia, self._let_interrupts_return)
+        finally:
+            self._interrupts_taken.set()
+
+    def _let_interrupts_return(self) -> None:
+        self._interrupts_taken.set()
+        # What follows holds Python's lock for seconds, and nobody else could act meanwhile.
+        self._interrupts_returned.wait(timeout=1)
+
+    def wait(self) -> tuple[Any, Border]:
+        """Wait for Julia; an interrupt ends the wait, not the start."""
+        self._interrupts_taken.wait()
+        self.keep_interrupts_in_python()
+        self._interrupts_returned.set()
+        return self.outcome.result()
+
+    def keep_interrupts_in_python(self) -> None:
+        """Give Ctrl-C back to Python: Julia's start takes it, and then it is lost.
+
+        Only the main thread can, so this may have to wait for the first call from there.
+        """
+        handler = self.interrupt_handler
+        if handler is None or threading.current_thread() is not threading.main_thread():
+            return
+        self.interrupt_handler = None
+        signal.signal(signal.SIGINT, handler)
+        with contextlib.suppress(AttributeError, ValueError):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
 class Session:
     """A running Julia with PySemi.jl loaded.
 
@@ -48,23 +99,12 @@ class Session:
         The thread that Julia lives on.
     """
 
-    def __init__(
-        self, julia: JuliaConfig, *, already_running: bool, meanwhile: Callable[[], None] | None
-    ) -> None:
-        # A Julia that someone else has started cannot be moved to another thread.
-        self.home = CallersHome() if already_running else Home()
+    def __init__(self, start: _Start) -> None:
+        self.home = start.home
         self._released: list[int] = []
         self._blas_threads = 0
-        interrupt = _python_interrupt_handler()
-        _log.info(
-            "starting Julia (the first time after an installation, PySemi.jl is compiled for some "
-            "minutes)"
-        )
-        started = self.home.submit(lambda: _start(julia))
-        if meanwhile is not None:
-            meanwhile()
-        self._main, self._border = started.result()
-        _keep_interrupts_in_python(interrupt)
+        self._main, self._border = start.wait()
+        self._start = start
 
     def run(self, job: Callable[[Border], T], stop: StopFlag | None = None) -> T:
         """Run ``job`` on the home thread, with the border's C functions at hand.
@@ -72,6 +112,7 @@ class Session:
         Calls across the border release Python's lock. ``stop`` is set if the wait is
         interrupted.
         """
+        self._start.keep_interrupts_in_python()
         threads = torch.get_num_threads()  # of the caller: torch keeps it for each thread
 
         def at_home() -> T:
@@ -107,7 +148,7 @@ class Session:
 
 
 _session: Session | None = None
-_failure: BackendUnavailableError | None = None
+_begun: _Start | None = None
 _starting = threading.Lock()
 
 
@@ -125,7 +166,7 @@ def session(meanwhile: Callable[[], None] | None = None) -> Session:
         If there is no Julia, or it cannot be used; the message names the command
         that mends it.
     """
-    global _session, _failure
+    global _session, _begun
     running = started_session()
     if running is not None:
         running.home.check_process()
@@ -134,18 +175,15 @@ def session(meanwhile: Callable[[], None] | None = None) -> Session:
         running = started_session()  # another thread may have been quicker
         if running is not None:
             return running
-        if _failure is not None:  # Julia can be started once per process
-            raise _failure
-        found = find_julia()
-        if found is None:
-            raise BackendUnavailableError(f"there is no Julia: {_REMEDY}")
-        try:
-            _session = Session(
-                found.julia, already_running=found.source == "running", meanwhile=meanwhile
-            )
-        except BackendUnavailableError as error:
-            _failure = error
-            raise
+        if _begun is None:
+            found = find_julia()
+            if found is None:
+                raise BackendUnavailableError(f"there is no Julia: {_REMEDY}")
+            _begun = _Start(found)
+        _begun.home.check_process()
+        if meanwhile is not None:
+            meanwhile()
+        _session = Session(_begun)
     return _session
 
 
@@ -165,7 +203,7 @@ def julia_packages() -> Path:
     )
 
 
-def _start(julia: JuliaConfig) -> tuple[Any, Border]:
+def _start(julia: JuliaConfig, initialised: Callable[[], None]) -> tuple[Any, Border]:
     variables = {
         **juliacall_environment(julia),
         # Julia's garbage collector stops its threads by signals; without this it crashes
@@ -183,6 +221,7 @@ def _start(julia: JuliaConfig) -> tuple[Any, Border]:
             # pysemi needs torch first; both orders are tested.
             warnings.filterwarnings("ignore", "torch was imported before juliacall")
             from juliacall import Main
+        initialised()
 
         Main.seval(f"push!(LOAD_PATH, {_julia_string(str(folder))})")
         package = load_julia_packages("PySemi")
@@ -198,19 +237,6 @@ def _start(julia: JuliaConfig) -> tuple[Any, Border]:
             f"{_first_lines(error)}; `pysemi doctor` checks it step by step"
         ) from error
     return Main, Border(points)
-
-
-def _python_interrupt_handler() -> Any:
-    return signal.getsignal(signal.SIGINT)
-
-
-def _keep_interrupts_in_python(handler: Any) -> None:
-    """Give Ctrl-C back to Python: Julia's start takes it, and then it is lost."""
-    if threading.current_thread() is not threading.main_thread() or handler is None:
-        return
-    signal.signal(signal.SIGINT, handler)
-    with contextlib.suppress(AttributeError, ValueError):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _julia_string(text: str) -> str:

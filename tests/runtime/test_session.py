@@ -51,10 +51,16 @@ def slow():
 """
 
 
-def run(script: str, *, first: str = "", timeout: float = 240, interrupt_at: str = "") -> str:
+def run(
+    script: str,
+    *,
+    first: str = "",
+    timeout: float = 240,
+    interrupt_at: str = "",
+) -> str:
     """Run a script in a process of its own, and return what it printed.
 
-    ``interrupt_at``: send SIGINT a moment after this line was printed.
+    ``interrupt_at``: send SIGINT a second after this line was printed.
     """
     text = first + PREAMBLE + textwrap.dedent(script)
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
@@ -258,6 +264,47 @@ def test_ctrl_c_in_a_callback_solve_too():
         interrupt_at="ready",
     )
     assert out.split() == ["ready", "stopped", "usable"]
+
+
+def test_ctrl_c_while_julia_starts_leaves_a_start_that_can_be_waited_for():
+    out = run(
+        """
+        from pysemi.runtime import session
+
+        def watch():
+            while session._begun is None or not session._begun._interrupts_taken.is_set():
+                time.sleep(0.01)
+            print("loading")  # Julia itself is up then
+
+        threading.Thread(target=watch, daemon=True).start()
+        try:
+            gradient(Spiral())
+        except KeyboardInterrupt:
+            print("stopped")
+        print("usable" if gradient(Spiral()).isfinite().all() else "broken")
+        """,
+        interrupt_at="loading",
+    )
+    assert out.split() == ["loading", "stopped", "usable"]
+
+
+def test_julia_started_on_another_thread_leaves_ctrl_c_to_python():
+    out = run(
+        """
+        thread = threading.Thread(target=lambda: gradient(Spiral()))
+        thread.start()
+        thread.join()
+        gradient(Spiral())
+        print("ready")
+        began = time.time()
+        try:
+            slow()
+        except KeyboardInterrupt:
+            print("stopped" if time.time() - began < 5 else "late")
+        """,
+        interrupt_at="ready",
+    )
+    assert out.split() == ["ready", "stopped"]
 
 
 def test_a_forked_child_gets_a_clear_error_and_the_parent_goes_on():
