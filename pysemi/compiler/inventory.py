@@ -19,10 +19,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pysemi.compiler.untranslatable import Untranslatable
+
 __all__ = ["Inventory", "take_inventory"]
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.layout)
 """Values that are their own description."""
+
+MOST_ENTRIES = 20_000
+"""Of one inventory: looking through more before each solve would take longer than many a
+solve. A closure that holds a data set has more."""
 
 QUIET_PACKAGES = frozenset({"torch", "numpy", "math", "builtins", "functools", "typing", "scipy"})
 """Packages whose own functions and classes are taken to be constant."""
@@ -59,6 +65,13 @@ class Inventory:
 def take_inventory(field: Any) -> Inventory:
     """Take the callable ``field`` apart.
 
+    Raises
+    ------
+    Untranslatable
+        If it holds too much to be looked through before each solve.
+
+    Notes
+    -----
     Followed are modules, functions (with closures, defaults and the globals that their
     code names), bound methods, partials, containers and the attributes of other objects.
     """
@@ -96,6 +109,11 @@ class _Walk:
         if kind in _PLAIN_TYPES:
             self._plain(x, path)
             return
+        if len(self.key) > MOST_ENTRIES:
+            raise Untranslatable(
+                f"it holds more than {MOST_ENTRIES:,} Python values (by way of {path}), which "
+                "would have to be watched"
+            )
         known = self._seen.get(id(x))
         if known is not None:
             self.key.append(("again", known))

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from pysemi.compiler.inventory import take_inventory
+from pysemi.compiler.untranslatable import Untranslatable
 from tests.compiler.models import build
 
 SCALE = 2.0
@@ -151,6 +152,13 @@ def test_changes_are_named():
     before = take_inventory(field)
     field.scale = 5.0
     assert before.changes(take_inventory(field)) == [".scale"]
+
+
+def test_a_field_that_holds_a_data_set_is_not_looked_through():
+    field = Field()
+    field.samples = [[float(i)] for i in range(30_000)]
+    with pytest.raises(Untranslatable, match="samples"):
+        take_inventory(field)
 
 
 def test_taking_it_is_quick():

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from pysemi.backends.base import Backend, Gradients, Solution
 from pysemi.backends.julia.events import Event
@@ -311,18 +311,25 @@ def _prepare_compiled(
     began = time.perf_counter()
     field, is_new = running.run(lambda border: compiled_field(running, border, compilation))
     binding = Binding(field, compilation.tensors(inventory), compilation.params(inventory))
-    if id(compilation) in _verified:
-        return _Prepared(binding, 0.0)
-    reason = running.run(lambda border: disagreement(border, binding, problem, params))
+    key = id(compilation)
+    checked, reason = _verdicts.get(key, (None, None))
+    is_first = checked is None or checked() is not compilation
+    if is_first:
+        reason = running.run(lambda border: disagreement(border, binding, problem, params))
+        watched = weakref.ref(compilation, lambda _: _verdicts.pop(key, None))
+        _verdicts[key] = (watched, reason)
     if reason is not None:
         raise Untranslatable(reason)
-    _verified[id(compilation)] = compilation
+    if not is_first:
+        return _Prepared(binding, 0.0)
     _warn_of_uncovered(problem, params)
     spent = time.perf_counter() - began
     return _Prepared(binding, spent + compilation.seconds if is_new else spent)
 
 
-_verified: weakref.WeakValueDictionary[int, Compilation] = weakref.WeakValueDictionary()
+_verdicts: dict[int, tuple[weakref.ref[Compilation], str | None]] = {}
+"""By id: whether PyTorch agreed with the compiled field, or what differed."""
+
 _warned: set[Any] = set()
 
 
@@ -488,8 +495,11 @@ def _check_event(problem: Problem, adjoint: Adjoint | None) -> None:
 def _refuse_discrete_gradient(problem: Problem) -> None:
     if not torch.is_grad_enabled():
         return
-    tensors = (problem.y0, problem.t, *take_inventory(problem.func).tensors)
-    if any(x.requires_grad for x in tensors):
+    try:
+        held = take_inventory(problem.func).tensors
+    except Untranslatable:  # too much to look through: its parameters are what is left to ask
+        held = tuple(problem.func.parameters()) if isinstance(problem.func, nn.Module) else ()
+    if any(x.requires_grad for x in (problem.y0, problem.t, *held)):
         raise ArgumentError(
             "backend",
             "'julia' does not differentiate through the solver's steps yet; use odeint_adjoint, "
