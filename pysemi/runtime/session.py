@@ -143,7 +143,8 @@ class Session:
         told = os.environ.get("PYSEMI_BLAS_THREADS", "")
         threads = int(told) if told.isdecimal() and int(told) else threads
         if threads != self._blas_threads:
-            self._main.PySemi.BLAS.set_num_threads(threads)
+            # By seval, which has run before: any other way in is compiled first, for 0.8 s.
+            self._main.seval(f"PySemi.BLAS.set_num_threads({threads})")
             self._blas_threads = threads
 
 
