@@ -100,11 +100,6 @@ class Home:
                 "in the child, or use backend='torch' there"
             )
 
-    @property
-    def is_here(self) -> bool:
-        """Whether the caller is on the home thread."""
-        return threading.current_thread() is self._thread
-
     def _live(self) -> None:
         while True:
             future, job = self._work.get()

@@ -24,18 +24,22 @@ def nothing_said_yet():
     backends._warn_unusable.cache_clear()
 
 
-@pytest.fixture
-def problem():
+def decay(method=None):
     return pose(
         lambda t, y: -y,
         torch.ones(2),
         torch.tensor([0.0, 1.0]),
         rtol=1e-3,
         atol=1e-3,
-        method=None,
+        method=method,
         options=None,
         event_fn=None,
     )
+
+
+@pytest.fixture
+def problem():
+    return decay()
 
 
 @pytest.fixture
@@ -76,32 +80,14 @@ def test_auto_falls_back_to_torch_with_one_warning_where_julia_does_not_start(
 
 
 def test_auto_is_torch_for_what_only_torch_can_do(configured, caplog):
-    only_torch = pose(
-        lambda t, y: -y,
-        torch.ones(2),
-        torch.tensor([0.0, 1.0]),
-        rtol=1e-3,
-        atol=1e-3,
-        method="euler",
-        options=None,
-        event_fn=None,
-    )
+    only_torch = decay("euler")
     with caplog.at_level(logging.INFO, logger="pysemi"):
         assert backends.choose_backend("auto", only_torch, None, "auto").name == "torch"
     assert "euler" in caplog.text
 
 
 def test_a_bridge_asks_for_julia_and_so_auto_does_not_fall_back(configured):
-    only_torch = pose(
-        lambda t, y: -y,
-        torch.ones(2),
-        torch.tensor([0.0, 1.0]),
-        rtol=1e-3,
-        atol=1e-3,
-        method="euler",
-        options=None,
-        event_fn=None,
-    )
+    only_torch = decay("euler")
     with pytest.raises(ArgumentError, match="euler"):
         backends.choose_backend("auto", only_torch, None, "compiled")
 

@@ -17,8 +17,6 @@ def test_all_work_is_done_on_one_thread_that_is_not_the_callers():
     places = {home.run(threading.get_ident) for _ in range(3)}
     assert len(places) == 1
     assert threading.get_ident() not in places
-    assert not home.is_here
-    assert home.run(lambda: home.is_here)
 
 
 def test_results_and_exceptions_come_back_as_they_are():
