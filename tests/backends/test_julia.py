@@ -92,10 +92,30 @@ def test_a_state_of_shape_empty_and_one_of_five_dimensions():
 
 
 def test_bogacki_and_shampine_s_method_takes_torchdiffeq_s_steps_too():
-    # Of a field without time: torchdiffeq's norm looks at the adjoint of time as well, which at
-    # this order decides some of the steps (docs/torchdiffeq.md).
-    y0 = (torch.linspace(-1, 1, 12, dtype=torch.float64).view(4, 3), torch.zeros(4).double())
-    assert_same(Flow(), y0, times(0.0, 0.4, 1.0), method="bosh3", rtol=1e-6, atol=1e-6)
+    # Without dL/dt, and of a field without time: torchdiffeq's norm looks at the adjoint of time
+    # as well, which at this order decides some of the steps (docs/torchdiffeq.md).
+    results = []
+    for backend in ("torch", "julia"):
+        field = Flow()
+        z = torch.linspace(-1, 1, 12, dtype=torch.float64).view(4, 3).requires_grad_()
+        with pysemi.record() as solves:
+            y, log_density = pysemi.odeint_adjoint(
+                field,
+                (z, torch.zeros(4).double()),
+                times(0.0, 0.4, 1.0),
+                method="bosh3",
+                rtol=1e-6,
+                atol=1e-6,
+                backend=backend,
+                **SAME_STEPS,
+            )
+            ((y**2).sum() + (log_density**2).sum()).backward()
+        counts = [(s.accepted, s.rejected) for s in (*solves.forward, *solves.backward)]
+        results.append((z.grad, field.weight.grad, counts))
+    (z_torch, weight_torch, steps_torch), (z_julia, weight_julia, steps_julia) = results
+    assert steps_julia == steps_torch
+    assert torch.allclose(z_julia, z_torch, rtol=1e-11, atol=1e-11)
+    assert torch.allclose(weight_julia, weight_torch, rtol=1e-11, atol=1e-11)
 
 
 def test_decreasing_times_and_many_observations():
