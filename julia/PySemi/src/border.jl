@@ -17,8 +17,6 @@
     UNKNOWN_ALGORITHM = 7
 end
 
-const ALL_LEVELS = (FIELD, PULLBACK, JOINT)
-
 "One direction's settings. Pointers with a count of 0 are not looked at."
 struct CSettings
     algorithm::Ptr{UInt8}
