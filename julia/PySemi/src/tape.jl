@@ -10,13 +10,13 @@ const ELEMENT_TYPES = Dict(
 )
 
 """
-    Tape{T}
+    Tape{T, V}
 
 A compiled vector field: its memory, the kernels of its programs in order, and the buffers
-that they point into, by number.
+that they work in, by number.
 """
-struct Tape{T}
-    memory::Memory{T, Vector{T}}
+struct Tape{T, V}
+    memory::Memory{T, V}
     programs::Dict{String, Vector{Thunk}}
     buffers::Vector{Any}
     roles::Vector{String}
@@ -35,13 +35,17 @@ function (program::TapeProgram)()
 end
 
 """
-    read_tape(text)
+    read_tape(text, like = UInt8[])
 
 Allocate a tape's buffers (zeroed) and make its kernels, compiling what is new among them.
+
+Buffers are arrays of the kind of `like`. The kernels of a `Vector` are loops over memory;
+those of other arrays, a GPU's, are broadcasts and what else such arrays have of their own.
 """
-function read_tape(text::AbstractString)
+function read_tape(text::AbstractString, like::AbstractVector = UInt8[])
     lines = split(text, '\n')
-    buffers, roles = allocate(lines)
+    buffers, roles = allocate(lines, like)
+    kinds = like isa Vector ? LOOPS : BROADCASTS
     programs = Dict{String, Vector{Thunk}}()
     current = nothing
     for (number, line) in enumerate(lines)
@@ -52,7 +56,7 @@ function read_tape(text::AbstractString)
         else
             at_line(number, line) do
                 current === nothing && throw(TapeError("an instruction outside of a program"))
-                push!(current, instruction(line, buffers))
+                push!(current, instruction(line, buffers, kinds))
             end
         end
     end
@@ -76,14 +80,15 @@ function memory(buffers, roles)
         place === nothing && throw(TapeError("no buffer has the role $role"))
         return buffers[place]
     end
-    T = eltype(of("y"))
+    V = typeof(of("y"))
     arrays = map(of, ("t", "y", "cotangent", "params", "dy", "y_bar", "params_bar"))
     # A conversion would be a copy, on which no kernel works.
-    all(x -> x isa Vector{T}, arrays) || throw(TapeError("inputs and results of several types"))
-    return Memory{T, Vector{T}}(arrays...)
+    all(x -> x isa V, arrays) || throw(TapeError("inputs and results of several types"))
+    return Memory{eltype(V), V}(arrays...)
 end
 
-function allocate(lines)
+function allocate(lines, like)
+    zeroed(T, n) = fill!(similar(like, T, n), zero(T))
     buffers = Any[]
     roles = String[]
     work = Tuple{Int, DataType, Int, Int}[]
@@ -91,24 +96,36 @@ function allocate(lines)
         startswith(line, "buffer ") || continue
         at_line(line_number, line) do
             words = split(line)
-            number, role, T, n = parse(Int, words[2]), String(words[3]), element_type(words[4]), parse(Int, words[5])
+            number, role = parse(Int, words[2]), String(words[3])
+            T, n = element_type(words[4]), parse(Int, words[5])
             number == length(buffers) + 1 || throw(TapeError("buffer $number is out of order"))
             push!(roles, role)
-            push!(buffers, role == "work" ? nothing : zeros(T, n))
+            push!(buffers, role == "work" ? nothing : zeroed(T, n))
             role == "work" && push!(work, (number, T, n, Int(parse(UInt, words[7]))))
         end
     end
     # Work buffers are pieces of one array, which stays alive by being the last buffer.
     nbytes = maximum(place + n * sizeof(T) for (_, T, n, place) in work; init = 0)
-    shared = zeros(UInt8, nbytes + 64)
-    base = pointer(shared)
-    base += mod(-UInt(base), 64)
+    shared = zeroed(UInt8, nbytes + ALIGNMENT)
     for (number, T, n, place) in work
-        buffers[number] = unsafe_wrap(Array, Ptr{T}(base + place), n)
+        buffers[number] = piece(shared, T, n, place)
     end
     push!(buffers, shared)
     return buffers, roles
 end
+
+"Bytes: the places of work buffers are multiples of it."
+const ALIGNMENT = 64
+
+"`n` elements of memory, `place` bytes from its first aligned byte."
+function piece(shared::Vector{UInt8}, ::Type{T}, n, place) where {T}
+    start = pointer(shared)
+    start += mod(-UInt(start), ALIGNMENT)
+    return unsafe_wrap(Array, Ptr{T}(start + place), n)
+end
+# Allocations of other kinds are aligned.
+piece(shared, ::Type{T}, n, place) where {T} =
+    reinterpret(T, view(shared, (place + 1):(place + n * sizeof(T))))
 
 function element_type(name)
     haskey(ELEMENT_TYPES, name) || throw(TapeError("no element type $name"))
@@ -136,7 +153,7 @@ end
 "Place of a window's last element in its buffer, from 0."
 reach(w::Window) = isempty(w) ? -1 : w.offset + sum((w.shape .- 1) .* w.strides; init = 0)
 
-function instruction(line, buffers)
+function instruction(line, buffers, kinds)
     head, program = occursin(" :: ", line) ? split(line, " :: "; limit = 2) : (line, "")
     occursin(" = ", head) || throw(TapeError("no instruction"))
     left, right = split(head, " = "; limit = 2)
@@ -147,106 +164,90 @@ function instruction(line, buffers)
     maker = Base.get(MAKERS, String(words[1]), nothing)
     maker === nothing && throw(TapeError("no kernel \"$(words[1])\""))
     # In the newest world: what a pointwise program compiled to is younger than this call.
-    return Base.invokelatest(maker, buffers, out, views, rest, String(program))
-end
-
-pointer_to(buffers, w::Window) = pointer(buffers[w.buffer], w.offset + 1)
-
-"Pointers to windows of one element type."
-function typed_pointers(::Type{T}, buffers) where {T}
-    return function (w)
-        p = pointer_to(buffers, w)
-        p isa Ptr{T} || throw(TapeError("buffer $(w.buffer) is not of $T"))
-        return p
-    end
+    return thunk(Base.invokelatest(maker, kinds, buffers, out, views, rest, String(program)))
 end
 
 same_shapes(windows...) =
     allequal(w.shape for w in windows) || throw(TapeError("operands of several shapes"))
 
+function of_type(::Type{T}, buffers, windows...) where {T}
+    for w in windows
+        eltype(buffers[w.buffer]) === T || throw(TapeError("buffer $(w.buffer) is not of $T"))
+    end
+    return nothing
+end
+
+same_types(buffers, first, others...) = of_type(eltype(buffers[first.buffer]), buffers, others...)
+
 "Kernels that count through memory want windows without gaps."
 as_runs(windows...) = all(is_run, windows) || throw(TapeError("an operand has gaps"))
 
-function make_pointwise(buffers, out, views, _, program)
+same_lengths(one, other, what) =
+    length(one) == length(other) || throw(TapeError("not as many $what"))
+
+function make_pointwise(kinds, buffers, out, views, _, program)
     same_shapes(out, views...)
     f = Scalars.compile(program, length(views))
-    return Base.invokelatest(pointwise_thunk, f, buffers, out, views)
+    return Base.invokelatest(kinds.pointwise, f, buffers, out, views)
 end
 
-function pointwise_thunk(f, buffers, out, views)
-    args = Tuple(pointer_to(buffers, view) for view in views)
-    return thunk(PointwiseLoop(f, pointer_to(buffers, out), args, Nest(out, views...)))
-end
-
-function make_product(buffers, out, views, _, _)
-    T = eltype(buffers[out.buffer])
-    return thunk(Product(T, typed_pointers(T, buffers), out, views...))
+function make_product(kinds, buffers, out, views, _, _)
+    same_types(buffers, out, views...)
+    return kinds.product(buffers, out, views...)
 end
 
 const REDUCTIONS = Dict("sum" => +, "max" => Scalars.maximum, "min" => Scalars.minimum)
 
-function make_reduction(buffers, out, views, words, _)
+function make_reduction(kinds, buffers, out, views, words, _)
     same_shapes(out, views[1])
-    T = eltype(buffers[out.buffer])
-    return thunk(Reduction(REDUCTIONS[words[1]], T, typed_pointers(T, buffers), out, views[1]))
+    same_types(buffers, out, views[1])
+    return kinds.reduction(REDUCTIONS[words[1]], buffers, out, views[1])
 end
 
-function make_moving_window(buffers, out, views, words, _)
+function make_moving_window(kinds, buffers, out, views, words, _)
     from, index = views
+    same_types(buffers, out, from)
+    of_type(Int, buffers, index)
     step, count = parse.(Int, words)
     reach(from) + step * (count - 1) < length(buffers[from.buffer]) ||
         throw(TapeError("the last of the windows is past the end of the buffer"))
-    length(out) == length(from) && as_runs(out)
-    shaped = Window(out.buffer, from.shape, dense_strides(from.shape), out.offset)
-    return thunk(
-        MovingWindow(
-            pointer_to(buffers, out), pointer_to(buffers, from), pointer_to(buffers, index),
-            step, count, Nest(shaped, from)
-        )
-    )
-end
-
-function make_take(buffers, out, views, _, _)
-    from, indices = views
-    as_runs(out, from, indices)
-    length(out) == length(indices) || throw(TapeError("not as many results as indices"))
-    return thunk(
-        Take(
-            pointer_to(buffers, out), pointer_to(buffers, from), length(from),
-            pointer_to(buffers, indices), length(indices)
-        )
-    )
-end
-
-function make_put(buffers, out, views, words, _)
-    indices, values = views
-    as_runs(out, indices, values)
-    length(values) == length(indices) || throw(TapeError("not as many values as indices"))
-    return thunk(
-        Put(
-            pointer_to(buffers, out), length(out), pointer_to(buffers, indices),
-            pointer_to(buffers, values), length(values), words[1] == "add"
-        )
-    )
-end
-
-function make_search(buffers, out, views, words, _)
-    values, edges = views
-    as_runs(out, values, edges)
-    length(out) == length(values) || throw(TapeError("not as many results as values"))
-    return thunk(
-        SearchSorted(
-            pointer_to(buffers, out), pointer_to(buffers, values), length(values),
-            pointer_to(buffers, edges), length(edges), words[1] == "right"
-        )
-    )
-end
-
-function make_linear_solve(buffers, out, views, words, _)
-    T = eltype(buffers[out.buffer])
-    transposed = words[1] == "transposed"
     as_runs(out)
-    return thunk(LinearSolve(T, typed_pointers(T, buffers), out, views..., transposed))
+    same_lengths(out, from, "results as elements")
+    shaped = Window(out.buffer, from.shape, dense_strides(from.shape), out.offset)
+    return kinds.moving_window(buffers, shaped, from, index, step, count)
+end
+
+function make_take(kinds, buffers, out, views, _, _)
+    from, indices = views
+    same_types(buffers, out, from)
+    of_type(Int, buffers, indices)
+    as_runs(out, from, indices)
+    same_lengths(out, indices, "results as indices")
+    return kinds.take(buffers, out, from, indices)
+end
+
+function make_put(kinds, buffers, out, views, words, _)
+    indices, values = views
+    same_types(buffers, out, values)
+    of_type(Int, buffers, indices)
+    as_runs(out, indices, values)
+    same_lengths(values, indices, "values as indices")
+    return kinds.put(buffers, out, indices, values, words[1] == "add")
+end
+
+function make_search(kinds, buffers, out, views, words, _)
+    values, edges = views
+    same_types(buffers, values, edges)
+    of_type(Int, buffers, out)
+    as_runs(out, values, edges)
+    same_lengths(out, values, "results as values")
+    return kinds.search(buffers, out, values, edges, words[1] == "right")
+end
+
+function make_linear_solve(kinds, buffers, out, views, words, _)
+    same_types(buffers, out, views...)
+    as_runs(out)
+    return kinds.linear_solve(buffers, out, views..., words[1] == "transposed")
 end
 
 const MAKERS = Dict{String, Function}(
@@ -258,4 +259,18 @@ const MAKERS = Dict{String, Function}(
     "put" => make_put,
     "searchsorted" => make_search,
     "solve" => make_linear_solve,
+)
+
+"Kernels of memory that has an address."
+const LOOPS = (;
+    pointwise = PointwiseLoop, product = Product, reduction = Reduction,
+    moving_window = MovingWindow, take = Take, put = Put, search = SearchSorted,
+    linear_solve = LinearSolve,
+)
+
+"Kernels of arrays that only whole-array operations may touch."
+const BROADCASTS = (;
+    pointwise = PointwiseBroadcast, product = ProductCall, reduction = ReductionCall,
+    moving_window = MovingWindowBroadcast, take = TakeBroadcast, put = PutBroadcast,
+    search = SearchSortedBroadcast, linear_solve = LinearSolveBroadcast,
 )

@@ -13,6 +13,9 @@ struct Window
     offset::Int
 end
 
+"Where the window begins, in a buffer that has an address."
+address(buffers, w::Window) = pointer(buffers[w.buffer], w.offset + 1)
+
 Base.length(w::Window) = prod(w.shape; init = 1)
 Base.isempty(w::Window) = any(iszero, w.shape)
 
@@ -74,6 +77,9 @@ function Nest(windows::Window...)
     return Nest{K}(fill_up(sizes, 1), ntuple(k -> fill_up(strides[k], 0), K))
 end
 
+"How many of a nest's levels are loops; at least one."
+depth(nest::Nest) = something(findlast(!=(1), nest.sizes), 1)
+
 sort_key(windows, d) = map(w -> w.strides[d] == 0 ? typemax(Int) : w.strides[d], windows)
 
 """
@@ -92,3 +98,9 @@ Call `f(offsets)`, the windows' offsets in elements, for each run of the innermo
     end
     return nothing
 end
+
+# Kernels whose access depends on data are written once, for pointers and for arrays.
+@inline load(p::Ptr, i) = unsafe_load(p, i)
+@inline load(x::AbstractArray, i) = @inbounds x[i]
+@inline store!(p::Ptr, value, i) = unsafe_store!(p, value, i)
+@inline store!(x::AbstractArray, value, i) = @inbounds x[i] = value

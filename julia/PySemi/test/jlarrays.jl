@@ -5,6 +5,33 @@ if available("JLArrays", "GPUArrays")
     @eval using GPUArrays: GPUArrays
     GPUArrays.allowscalar(false)
 
+    @testset "the kernels of such arrays do what the loops do" begin
+        KIND[] = JLArray(UInt8[])
+        include("kernels.jl")
+        KIND[] = UInt8[]
+    end
+
+    @testset "a broadcast in place copies nothing first" begin
+        buffers = [JLArray(ones(12))]
+        gaps, elsewhere = Window(1, [2, 2], [3, 1], 1), Window(1, [2, 2], [3, 1], 7)
+        for here in (Window(1, [4], [1], 2), gaps)
+            again = Window(here.buffer, copy(here.shape), copy(here.strides), here.offset)
+            kernel = PySemi.PointwiseBroadcast(+, buffers, here, (again, here))
+            @test kernel.args[1] === kernel.out && kernel.args[2] === kernel.out
+        end
+        kernel = PySemi.PointwiseBroadcast(+, buffers, gaps, (elsewhere, gaps))
+        @test kernel.args[1] !== kernel.out
+        kernel()
+        @test Array(buffers[1])[[2, 3, 5, 6]] == fill(2.0, 4)
+    end
+
+    @testset "what lies together is an array of the library's own" begin
+        buffers = [JLArray(collect(1.0:24.0))]
+        own(shape, strides) = PySemi.array_of(buffers, Window(1, shape, strides, 0)) isa JLArray
+        @test own([2, 3, 4], [12, 4, 1]) && own([1, 3], [0, 1]) && own(Int[], Int[]) && own([0, 3], [3, 1])
+        @test !own([2, 3], [1, 2]) && !own([2, 3], [4, 1]) && !own([2, 3], [0, 1])
+    end
+
     @testset "norms do not read single elements" begin
         u = JLArray(Float32[3, 4, 100, 0])
         @test ComponentNorm([1:2, 4:4], similar(u, 0))(u, 0.0) ≈ sqrt(12.5f0)
@@ -33,5 +60,26 @@ if available("JLArrays", "GPUArrays")
         T == Float64 && @test there.forward.accepted == here.forward.accepted
         T == Float64 && @test there.backward.accepted == here.backward.accepted
         @test Array(there.y[:, 3]) ≈ u0 .* exp.(θ) rtol = 1.0e-3
+    end
+
+    @testset "a compiled perceptron in $T, $method, $adjoint" for
+        T in (Float32, Float64), (method, adjoint, torchdiffeq) in
+            (("DP5", :backsolve, true), ("Tsit5", :backsolve, false), ("Tsit5", :gauss, false))
+
+        b = 4
+        times, u0 = [0.0, 0.4, 1.0], T.(range(-1, 1; length = 2b))
+        cotangents = T.(reshape(sin.(1:6b), 2b, 3))
+        function solved(like)
+            field = Field(PySemi.read_tape(PySemi.perceptron_tape(T, b), like))
+            copyto!(field.memory.params, T.(cos.(1:15)))
+            on(x) = copyto!(similar(like, T, size(x)), x)
+            options = (; method, adjoint, controls = Controls(; torchdiffeq), tol = 1.0e-6)
+            return solve_both(field, on(u0), times, on(cotangents); options...)
+        end
+        here, there = solved(UInt8[]), solved(JLArray(UInt8[]))
+        @test there.y isa JLArray{T} && there.code == here.code == PySemi.ReturnCode.Success
+        near(a, b) = isapprox(Array(a), b; rtol = T == Float32 ? 1.0e-4 : 1.0e-12)
+        @test near(there.y, here.y) && near(there.y_bar, here.y_bar) && near(there.params_bar, here.params_bar)
+        @test T == Float32 || there.backward.accepted == here.backward.accepted
     end
 end

@@ -12,8 +12,8 @@ using PySemi
 using PySemi: PySemi, Field, Memory, Scalars, Thunk, Window
 
 const FILES = [
-    "scalars", "windows", "kernels", "tape", "norms", "field", "solve", "events", "torchdiffeq",
-    "border", "jlarrays", "qa",
+    "scalars", "windows", "kernels", "loops", "tape", "norms", "field", "solve", "events", "torchdiffeq",
+    "border", "jlarrays", "compiled", "qa",
 ]
 
 "Whether a package is in the environment; says so if not."

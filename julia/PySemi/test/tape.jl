@@ -11,8 +11,15 @@ function complaint(text)
     return "none"
 end
 
-"A good tape of ten lines, and the instruction `line` as its eleventh."
-good(line) = "$(header())\nbuffer 8 work Float64 6 @ 0\nbuffer 9 work Float64 6 @ 64\nprogram field\n$line\n"
+"A good tape of eleven lines, and the instruction `line` as its twelfth."
+good(line) = """
+$(header())
+buffer 8 work Float64 6 @ 0
+buffer 9 work Float64 6 @ 64
+buffer 10 tensor Int64 2
+program field
+$line
+"""
 
 @testset "a good tape is read" begin
     @test complaint(good("%8[2,3] = pointwise %9[2,3] :: -x1")) == "none"
@@ -27,19 +34,28 @@ end
         "no view: %9[2|1]" => "%8[2|1|0] = pointwise %9[2|1] :: x1",
         "no view: %9[-1]" => "%8[6] = pointwise %9[-1] :: x1",
         "no view: 9[6]" => "9[6] = pointwise %8[6] :: x1",
-        "no buffer 10" => "%8[6] = pointwise %10[6] :: x1",
+        "no buffer 11" => "%8[6] = pointwise %11[6] :: x1",
         "no buffer 0" => "%0[6] = pointwise %8[6] :: x1",
         "no instruction" => "%8[6] pointwise",
         "operands of several shapes" => "%8[2,3] = pointwise %9[3,2] :: x1",
         "know no function sinus" => "%8[6] = pointwise %9[6] :: sinus(x1)",
         "ParseError" => "%8[6] = pointwise %9[6] :: x1 +",
-        "an operand has gaps" => "%8[2|2|0] = take %9[6] %9[2|1|0]",
+        "an operand has gaps" => "%8[2|2|0] = take %9[6] %10[2]",
         "no BLAS layout" => "%8[2,3] = matmul %9[2,2|2,1|0] %8[3,3|0,1|0]",
-        "past the end" => "%8[2|1|0] = window %9[2|1|0] %8[1] 2 4",
+        "past the end" => "%8[2|1|0] = window %9[2|1|0] %10[1|1|0] 2 4",
+        "buffer 9 is not of Int64" => "%8[2|1|0] = take %8[6] %9[2|1|0]",
+        "buffer 9 is not of Int64" => "%8[2|1|0] = window %8[2|1|0] %9[1|1|0] 2 2",
+        "buffer 9 is not of Int64" => "%8[6] = put %9[2|1|0] %8[2|1|0] set",
+        "buffer 8 is not of Int64" => "%8[6] = searchsorted %9[6] %9[6] left",
+        "buffer 10 is not of Float64" => "%8[2|1|0] = take %10[2] %10[2]",
+        "not as many results as indices" => "%8[3|1|0] = take %9[6] %10[2]",
+        "not as many results as elements" => "%8[3|1|0] = window %9[2|1|0] %10[1|1|0] 2 2",
+        "not as many values as indices" => "%8[6] = put %10[2] %9[3|1|0] set",
+        "not as many results as values" => "%10[2] = searchsorted %9[3|1|0] %9[6] left",
     )
     message = complaint(good(line))
     @test occursin(what, message)
-    @test endswith(message, "in line 11: $line")
+    @test endswith(message, "in line 12: $line")
 end
 
 @testset "bad buffers are refused with their line" begin

@@ -6,12 +6,15 @@ header(T = Float64) = join(
     "\n",
 )
 
+"An array of the kind that tapes of single kernels work on."
+const KIND = Ref{AbstractVector}(UInt8[])
+
 "A tape whose buffers 8, 9, ... hold `arrays`, with one program of `lines`."
 function tape_with(arrays, lines...)
     buffers = ("buffer $(7 + i) tensor $(eltype(a)) $(length(a))" for (i, a) in enumerate(arrays))
-    tape = PySemi.read_tape(join((header(), buffers..., "program field", lines...), "\n"))
+    tape = PySemi.read_tape(join((header(), buffers..., "program field", lines...), "\n"), KIND[])
     for (i, a) in enumerate(arrays)
-        copyto!(tape.buffers[7 + i], a)
+        copyto!(tape.buffers[7 + i], Array(a))
     end
     return tape
 end
@@ -22,7 +25,7 @@ run!(tape) = PySemi.TapeProgram(tape.programs["field"])()
 function result_of(line, arrays...)
     tape = tape_with(arrays, line)
     run!(tape)
-    return tape.buffers[8]
+    return Array(tape.buffers[8])
 end
 
 "Bytes that a second call allocates."

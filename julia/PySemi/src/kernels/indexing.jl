@@ -1,5 +1,9 @@
 # Kernels whose memory access depends on data. Indices count from 0, as torch's do.
 
+"That an index is one of `count`."
+@inline check_index(index, count) =
+    0 <= index < count || throw(BoundsError(0:(count - 1), index))
+
 "Copy the window that lies `index * step` elements further on; `index` is read at run time."
 struct MovingWindow{T} <: Function
     out::Ptr{T}
@@ -10,9 +14,14 @@ struct MovingWindow{T} <: Function
     nest::Nest{2}
 end
 
+MovingWindow(buffers, out::Window, from::Window, index::Window, step, count) = MovingWindow(
+    address(buffers, out), address(buffers, from), address(buffers, index), step, count,
+    Nest(out, from)
+)
+
 function (k::MovingWindow)()
     index = unsafe_load(k.index)
-    0 <= index < k.count || throw(BoundsError(1:k.count, index + 1))
+    check_index(index, k.count)
     from = element(k.from, index * k.step)
     n = k.nest.sizes[1]
     out_step, from_step = k.nest.strides[1][1], k.nest.strides[2][1]
@@ -34,11 +43,19 @@ struct Take{T} <: Function
     count::Int
 end
 
+Take(buffers, out::Window, from::Window, indices::Window) = Take(
+    address(buffers, out), address(buffers, from), length(from), address(buffers, indices),
+    length(indices)
+)
+
+@inline function taken(from, available, index)
+    check_index(index, available)
+    return load(from, index + 1)
+end
+
 function (k::Take)()
     for i in 1:(k.count)
-        index = unsafe_load(k.indices, i)
-        0 <= index < k.available || throw(BoundsError(1:(k.available), index + 1))
-        unsafe_store!(k.out, unsafe_load(k.from, index + 1), i)
+        unsafe_store!(k.out, taken(k.from, k.available, unsafe_load(k.indices, i)), i)
     end
     return nothing
 end
@@ -53,10 +70,15 @@ struct Put{T} <: Function
     add::Bool
 end
 
+Put(buffers, out::Window, indices::Window, values::Window, add) = Put(
+    address(buffers, out), length(out), address(buffers, indices), address(buffers, values),
+    length(values), add
+)
+
 function (k::Put{T})() where {T}
     for i in 1:(k.count)
         index = unsafe_load(k.indices, i)
-        0 <= index < k.available || throw(BoundsError(1:(k.available), index + 1))
+        check_index(index, k.available)
         value = unsafe_load(k.values, i)
         old = unsafe_load(k.out, index + 1)
         unsafe_store!(k.out, k.add ? old + value : value, index + 1)
@@ -74,17 +96,26 @@ struct SearchSorted{T} <: Function
     right::Bool
 end
 
+SearchSorted(buffers, out::Window, values::Window, edges::Window, right) = SearchSorted(
+    address(buffers, out), address(buffers, values), length(values), address(buffers, edges),
+    length(edges), right
+)
+
+@inline function place_among(value, edges, nedges, right)
+    low, high = 0, nedges
+    while low < high
+        middle = (low + high) >>> 1
+        edge = load(edges, middle + 1)
+        before = right ? !(edge > value) : !(edge >= value)
+        before ? (low = middle + 1) : (high = middle)
+    end
+    return low
+end
+
 function (k::SearchSorted)()
     for i in 1:(k.count)
         value = unsafe_load(k.values, i)
-        low, high = 0, k.nedges
-        while low < high
-            middle = (low + high) >>> 1
-            edge = unsafe_load(k.edges, middle + 1)
-            before = k.right ? !(edge > value) : !(edge >= value)
-            before ? (low = middle + 1) : (high = middle)
-        end
-        unsafe_store!(k.out, low, i)
+        unsafe_store!(k.out, place_among(value, k.edges, k.nedges, k.right), i)
     end
     return nothing
 end

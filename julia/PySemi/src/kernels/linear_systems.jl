@@ -1,87 +1,125 @@
 # Small dense linear systems, by elimination with partial pivoting.
 
 """
-    LinearSolve{T}
+    Systems(buffers, out, a, b, transposed; factor_step)
 
-`A X = B` (or `A' X = B`) for each of a batch of row-major A (n, n) and B (n, k).
+Where the matrices of `A X = B` (or `A' X = B`) lie in their memory, for each of a batch of
+row-major A (n, n) and B (n, k). `factor_step` is the distance between the work spaces of two
+systems: 0 if they are solved one after the other.
 """
-struct LinearSolve{T} <: Function
+struct Systems
     n::Int
     k::Int
     batch::Int
-    a::Ptr{T}
-    a_strides::NTuple{3, Int}
-    b::Ptr{T}
-    b_strides::NTuple{3, Int}
-    x::Ptr{T}
-    factors::Matrix{T}
+    a::NTuple{4, Int}
+    b::NTuple{4, Int}
+    x::NTuple{4, Int}
+    factor_step::Int
 end
 
-function LinearSolve(::Type{T}, pointer, out::Window, a::Window, b::Window, transposed) where {T}
+function Systems(out::Window, a::Window, b::Window, transposed; factor_step)
     n, k = b.shape[end - 1], b.shape[end]
     batched = length(a.shape) == 3
-    lead(w) = batched ? w.strides[1] : 0
-    rows, cols = a.strides[end - 1], a.strides[end]
-    transposed && ((rows, cols) = (cols, rows))
-    return LinearSolve{T}(
-        n, k, batched ? a.shape[1] : 1, pointer(a), (lead(a), rows, cols), pointer(b),
-        (lead(b), b.strides[end - 1], b.strides[end]), pointer(out), zeros(T, n, n)
-    )
+    # Offset, and the distance of systems, rows and columns.
+    layout(w) = (w.offset, batched ? w.strides[1] : 0, w.strides[end - 1], w.strides[end])
+    offset, step, down, across = layout(a)
+    rows = transposed ? (offset, step, across, down) : (offset, step, down, across)
+    count = batched ? a.shape[1] : 1
+    return Systems(n, k, count, rows, layout(b), (out.offset, n * k, k, 1), factor_step)
+end
+
+"A matrix in memory of some kind; rows and columns count from 0."
+struct Grid{M}
+    memory::M
+    offset::Int
+    down::Int
+    across::Int
+end
+Grid(memory, (offset, step, down, across)::NTuple{4, Int}, i) =
+    Grid(memory, offset + i * step, down, across)
+
+@inline cell(g::Grid, i, j) = load(g.memory, g.offset + i * g.down + j * g.across + 1)
+@inline cell!(g::Grid, value, i, j) =
+    store!(g.memory, value, g.offset + i * g.down + j * g.across + 1)
+
+"""
+    LinearSolve{T}
+
+Solve [`Systems`](@ref) in memory that has an address.
+"""
+struct LinearSolve{T} <: Function
+    systems::Systems
+    x::Ptr{T}
+    a::Ptr{T}
+    b::Ptr{T}
+    factors::Vector{T}
+end
+
+function LinearSolve(buffers, out::Window, a::Window, b::Window, transposed)
+    systems = Systems(out, a, b, transposed; factor_step = 0)
+    start(w) = pointer(buffers[w.buffer])
+    factors = zeros(eltype(buffers[out.buffer]), systems.n^2)
+    return LinearSolve(systems, start(out), start(a), start(b), factors)
 end
 
 function (s::LinearSolve)()
-    for i in 0:(s.batch - 1)
-        solve_one!(
-            s, element(s.a, i * s.a_strides[1]), element(s.b, i * s.b_strides[1]),
-            element(s.x, i * s.n * s.k)
-        )
+    for i in 0:(s.systems.batch - 1)
+        solve_system!(s.x, s.a, s.b, s.factors, s.systems, i)
     end
     return nothing
 end
 
-function solve_one!(s::LinearSolve{T}, a, b, x) where {T}
-    (; n, k, factors) = s
-    at(i, j) = i * k + j + 1
-    @inbounds for i in 0:(n - 1)
+"Solve the `i`th system, from 0."
+function solve_system!(x_memory, a_memory, b_memory, factor_memory, systems, i)
+    (; n, k) = systems
+    x = Grid(x_memory, systems.x, i)
+    a, b = Grid(a_memory, systems.a, i), Grid(b_memory, systems.b, i)
+    factors = Grid(factor_memory, i * systems.factor_step, n, 1)
+    for row in 0:(n - 1)
         for j in 0:(n - 1)
-            factors[i + 1, j + 1] = unsafe_load(a, i * s.a_strides[2] + j * s.a_strides[3] + 1)
+            cell!(factors, cell(a, row, j), row, j)
         end
         for j in 0:(k - 1)
-            unsafe_store!(x, unsafe_load(b, i * s.b_strides[2] + j * s.b_strides[3] + 1), at(i, j))
+            cell!(x, cell(b, row, j), row, j)
         end
     end
-    @inbounds for column in 1:n
+    for column in 0:(n - 1)
         pivot = column
-        for row in (column + 1):n
-            abs(factors[row, column]) > abs(factors[pivot, column]) && (pivot = row)
+        for row in (column + 1):(n - 1)
+            abs(cell(factors, row, column)) > abs(cell(factors, pivot, column)) && (pivot = row)
         end
         if pivot != column
-            for j in column:n
-                factors[column, j], factors[pivot, j] = factors[pivot, j], factors[column, j]
-            end
-            for j in 0:(k - 1)
-                upper, lower = unsafe_load(x, at(column - 1, j)), unsafe_load(x, at(pivot - 1, j))
-                unsafe_store!(x, lower, at(column - 1, j))
-                unsafe_store!(x, upper, at(pivot - 1, j))
-            end
+            exchange_rows!(factors, column, pivot, column, n)
+            exchange_rows!(x, column, pivot, 0, k)
         end
-        for row in (column + 1):n
-            factor = factors[row, column] / factors[column, column]
-            for j in (column + 1):n
-                factors[row, j] -= factor * factors[column, j]
-            end
-            for j in 0:(k - 1)
-                value = unsafe_load(x, at(row - 1, j)) - factor * unsafe_load(x, at(column - 1, j))
-                unsafe_store!(x, value, at(row - 1, j))
-            end
+        for row in (column + 1):(n - 1)
+            factor = cell(factors, row, column) / cell(factors, column, column)
+            subtract_row!(factors, row, column, factor, column + 1, n)
+            subtract_row!(x, row, column, factor, 0, k)
         end
     end
-    @inbounds for row in n:-1:1, j in 0:(k - 1)
-        value = unsafe_load(x, at(row - 1, j))
-        for l in (row + 1):n
-            value -= factors[row, l] * unsafe_load(x, at(l - 1, j))
+    for row in (n - 1):-1:0, j in 0:(k - 1)
+        value = cell(x, row, j)
+        for l in (row + 1):(n - 1)
+            value -= cell(factors, row, l) * cell(x, l, j)
         end
-        unsafe_store!(x, value / factors[row, row], at(row - 1, j))
+        cell!(x, value / cell(factors, row, row), row, j)
+    end
+    return nothing
+end
+
+@inline function exchange_rows!(g, one, other, from, to)
+    for j in from:(to - 1)
+        upper, lower = cell(g, one, j), cell(g, other, j)
+        cell!(g, lower, one, j)
+        cell!(g, upper, other, j)
+    end
+    return nothing
+end
+
+@inline function subtract_row!(g, row, other, factor, from, to)
+    for j in from:(to - 1)
+        cell!(g, cell(g, row, j) - factor * cell(g, other, j), row, j)
     end
     return nothing
 end

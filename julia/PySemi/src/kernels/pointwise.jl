@@ -39,9 +39,9 @@ result_movement(step) = step == 1 ? AsRun() : AsStride()
 @inline element(p::Ptr{T}, offset) where {T} = p + offset * sizeof(T)
 
 """
-    PointwiseLoop(f, out, args, nest)
+    PointwiseLoop(f, buffers, out, args)
 
-`out .= f.(args...)` as loops over memory; `nest` loops over the result and the arguments.
+`out .= f.(args...)` as loops over memory.
 """
 struct PointwiseLoop{F, O, A <: Tuple, R, K <: Tuple, N} <: Function
     f::F
@@ -52,10 +52,12 @@ struct PointwiseLoop{F, O, A <: Tuple, R, K <: Tuple, N} <: Function
     nest::Nest{N}
 end
 
-function PointwiseLoop(f, out::Ptr, args::Tuple, nest::Nest)
+function PointwiseLoop(f, buffers, out::Window, args)
+    nest = Nest(out, args...)
     steps = map(first, nest.strides)
     return PointwiseLoop(
-        f, out, args, result_movement(first(steps)), map(movement, Base.tail(steps)), nest
+        f, address(buffers, out), Tuple(address(buffers, arg) for arg in args),
+        result_movement(first(steps)), map(movement, Base.tail(steps)), nest
     )
 end
 

@@ -107,7 +107,7 @@ function matrix_layout(w::Window)
     throw(ArgumentError("no BLAS layout for shape $(w.shape) with strides $(w.strides)"))
 end
 
-function Product(::Type{T}, pointer, out::Window, first::Window, second::Window) where {T}
+function Product(buffers, out::Window, first::Window, second::Window)
     m, k = first.shape[end - 1], first.shape[end]
     n = second.shape[end]
     batched = length(out.shape) == 3
@@ -117,8 +117,8 @@ function Product(::Type{T}, pointer, out::Window, first::Window, second::Window)
         throw(ArgumentError("the rows of a product's result must lie together"))
     ldc = m == 1 ? n : max(out.strides[end - 1], 1)
     steps = batched ? (first.strides[1], second.strides[1], out.strides[1]) : (0, 0, 0)
-    return Product{T}(
-        m, n, k, pointer(first), ta, lda, pointer(second), tb, ldb, pointer(out), ldc,
-        batched ? out.shape[1] : 1, steps
+    return Product(
+        m, n, k, address(buffers, first), ta, lda, address(buffers, second), tb, ldb,
+        address(buffers, out), ldc, batched ? out.shape[1] : 1, steps
     )
 end

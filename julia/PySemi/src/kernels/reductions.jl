@@ -19,11 +19,12 @@ reduction_start(::typeof(+), ::Type{T}) where {T} = zero(T)
 reduction_start(::typeof(Scalars.maximum), ::Type{T}) where {T} = typemin(T)
 reduction_start(::typeof(Scalars.minimum), ::Type{T}) where {T} = typemax(T)
 
-function Reduction(op::Op, ::Type{T}, pointer, out::Window, from::Window) where {Op, T}
+function Reduction(op, buffers, out::Window, from::Window)
     kept = findall(d -> out.strides[d] != 0 || out.shape[d] == 1, eachindex(out.shape))
     results = Window(out.buffer, out.shape[kept], out.strides[kept], out.offset)
-    return Reduction{Op, T}(
-        op, reduction_start(op, T), pointer(out), pointer(from), Nest(results), Nest(from, out)
+    start = reduction_start(op, eltype(buffers[out.buffer]))
+    return Reduction(
+        op, start, address(buffers, out), address(buffers, from), Nest(results), Nest(from, out)
     )
 end
 
