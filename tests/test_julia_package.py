@@ -63,7 +63,8 @@ def write_tape(folder, name, dtype):
             value = next(tensors)
         else:
             value = buffer.value if buffer.role == "constant" else by_role[buffer.role]
-        assert value.numel() == buffer.size and value.dtype == buffer.dtype
+        assert value.numel() == buffer.size
+        assert value.dtype == buffer.dtype
         parts.append(value.detach().reshape(-1).numpy().tobytes())
     # torch's own hardsigmoid backward rounds 1/6 to single precision.
     if name != "perceptron-hardsigmoid" or dtype == torch.float32:
