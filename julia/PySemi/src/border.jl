@@ -15,6 +15,7 @@
     UNDERFLOW = 5
     EXHAUSTED = 6 # too many steps
     UNKNOWN_ALGORITHM = 7
+    NOT_DISCRETE = 8 # no steps that can be made again
 end
 
 "One direction's settings. Pointers with a count of 0 are not looked at."
@@ -50,8 +51,10 @@ struct CForward
     y0::Ptr{Cvoid}
     "States at the times, one after the other."
     y::Ptr{Cvoid}
-    "Keep the solution for a backward solve: 0, 1, or 2 for all of it."
+    "Keep the solution for a backward solve: 0, 1, 2 for all of it, or 3 for its steps."
     keep::Int64
+    "Of the states where steps began, how many may be kept; the others are computed again."
+    checkpoints::Int64
     recording::Int64
     stop::Ptr{Int32}
     "`(t, pointer to y) -> number` whose change of sign ends the solve, or null."
@@ -62,7 +65,7 @@ struct CBackward
     field::Int64
     solution::Int64
     settings::CSettings
-    "0 backsolve, 1 gauss."
+    "0 backsolve, 1 gauss, 2 discrete."
     adjoint::Int64
     cotangents::Ptr{Cvoid}
     y_bar::Ptr{Cvoid}
@@ -103,6 +106,7 @@ function status_of(error)
     error isa Stopped && return STOPPED
     error isa ForeignError && return FOREIGN
     error isa UnknownAlgorithm && return UNKNOWN_ALGORITHM
+    error isa NotRungeKutta && return NOT_DISCRETE
     MESSAGE[] = sprint(showerror, error)
     return FAILED
 end
@@ -248,7 +252,10 @@ function forward(field::Field{T}, c::CForward, report) where {T}
         alg = algorithm(unsafe_string(c.settings.algorithm); dense = c.keep == 2)
         y, y0 = as_matrix(T, c.y, n, c.ntimes), copy(as_vector(T, c.y0, n))
         solved = if c.event == C_NULL
-            in_newest_world(solve_forward!, y, field, y0, times, alg, settings; dense = c.keep == 2)
+            in_newest_world(
+                solve_forward!, y, field, y0, times, alg, settings;
+                dense = c.keep == 2, log = c.keep == 3 ? log_for(y0, alg, settings, c.checkpoints) : nothing
+            )
         else
             event = ForeignEvent{T}(c.event, zeros(T, n))
             in_newest_world(
@@ -265,6 +272,10 @@ function forward(field::Field{T}, c::CForward, report) where {T}
     return nothing
 end
 
+log_for(y0, alg, settings, checkpoints) = StepLog(
+    y0, checkpoints, in_newest_world(runge_kutta, alg; settings.controls.torchdiffeq), settings.jumps
+)
+
 function border_backward(request::Ptr{CBackward}, report::Ptr{CReport})
     return answered() do
         c = unsafe_load(request)
@@ -272,7 +283,31 @@ function border_backward(request::Ptr{CBackward}, report::Ptr{CReport})
     end
 end
 
-function backward(field::Field{T}, solved::Solved, c::CBackward, report) where {T}
+backward(field::Field, solved::Solved, c::CBackward, report) =
+    c.adjoint == 2 ? backward_by_steps(field, solved, c, report) :
+    backward_by_adjoint(field, solved, c, report)
+
+function backward_by_steps(field::Field{T}, solved::Solved, c::CBackward, report) where {T}
+    n, m = nstates(field), nparams(field)
+    times, log = solved.times, solved.solution
+    prepare!(
+        field; recording = c.recording != 0, c.stop, from = times[1],
+        direction = times[end] >= times[1] ? 1 : -1,
+        jumps = log === nothing ? Float64[] : log.jumps, wants_params = true
+    )
+    status = try
+        cotangents = as_matrix(T, c.cotangents, n, length(times))
+        y_bar, params_bar = as_vector(T, c.y_bar, n), as_vector(T, c.params_bar, m)
+        pull_back!(y_bar, params_bar, field, log, times, cotangents)
+        SUCCESS
+    catch error
+        status_of(error)
+    end
+    report!(report, status, field.tally, Int64(0))
+    return nothing
+end
+
+function backward_by_adjoint(field::Field{T}, solved::Solved, c::CBackward, report) where {T}
     n, m = nstates(field), nparams(field)
     adjoint = c.adjoint == 0 ? :backsolve : :gauss
     settings = settings_of(T, c.settings, adjoint === :backsolve ? 2n + m : n)

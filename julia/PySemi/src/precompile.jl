@@ -82,7 +82,8 @@ function exercise(::Type{T}, held, name, torchdiffeq, adjoint) where {T}
         )
         forward = [
             CForward(
-                held, settings(state), pointer(times), 3, pointer(u0), pointer(y), 1 + adjoint, 1, stop, C_NULL
+                held, settings(state), pointer(times), 3, pointer(u0), pointer(y), 1 + adjoint, 100, 1,
+                stop, C_NULL
             ),
         ]
         border_forward(pointer(forward), pointer(reports, 1))
@@ -109,7 +110,8 @@ function exercise(::Type{T}) where {T}
     foreach(level -> border_evaluate(number[1], level), 1:3)
     for (name, torchdiffeq, adjoint) in (
             ("DP5", 0, 0), ("DP5", 0, 1), ("Tsit5", 0, 0), ("Tsit5", 0, 1), ("BS3", 0, 0),
-            ("Vern7", 0, 0), ("DP5", 1, 0),
+            ("Vern7", 0, 0), ("DP5", 1, 0), ("DP5", 0, 2), ("Tsit5", 0, 2), ("BS3", 0, 2),
+            ("Vern7", 0, 2), ("DP5", 1, 2),
         )
         exercise(T, number[1], name, torchdiffeq, adjoint)
     end
@@ -127,4 +129,5 @@ end
         exercise(Float64)
     end
     empty!(HELD)
+    empty!(METHODS)
 end

@@ -1,7 +1,7 @@
 # Forward and backward solves.
 
 using OrdinaryDiffEq:
-    OrdinaryDiffEq, ContinuousCallback, ODEProblem, Tsit5, Vern7, init, solve, step!, terminate!
+    OrdinaryDiffEq, ContinuousCallback, DiscreteCallback, ODEProblem, Tsit5, Vern7, init, solve, step!, terminate!
 using OrdinaryDiffEqLowOrderRK: OrdinaryDiffEqLowOrderRK, BS3, DP5
 using SciMLBase: ReturnCode
 using SciMLSensitivity:
@@ -125,30 +125,35 @@ struct Solved{S, A}
 end
 
 """
-    solve_forward!(out, field, u0, times, alg, settings; dense)
+    solve_forward!(out, field, u0, times, alg, settings; dense, log)
 
 Solve from `u0` at `times[1]` and write the states at all `times` into the columns of `out`.
-`dense` keeps the whole solution, which the adjoints other than "backsolve" need.
+`dense` keeps the whole solution, for the adjoints that go through it; a `log` notes the steps,
+for the discrete one.
 """
-function solve_forward!(out, field::Field, u0, times, alg, settings; dense = false)
+function solve_forward!(
+        out, field::Field, u0, times, alg, settings; dense = false, log::Union{Nothing, StepLog} = nothing
+    )
     copyto!(view(out, :, 1), u0)
     length(times) == 1 && return Solved(nothing, alg, times, ReturnCode.Success)
     f = ode_function(field)
     problem = ODEProblem{true}(f, u0, (times[1], times[end]), field.memory.params)
     if settings.controls.torchdiffeq
         states = [copy(u0)]
-        code = march!(f, u0, field.memory.params, times, alg, settings, field) do i, u
+        code = march!(f, u0, field.memory.params, times, alg, settings, field; log) do i, u
             copyto!(view(out, :, i), u)
-            push!(states, copy(u))
+            log === nothing && push!(states, copy(u))
         end
+        log === nothing || return Solved(log, alg, times, code)
         solution = SciMLBase.build_solution(
             problem, alg, times[1:length(states)], states; retcode = code, dense = false
         )
         return Solved(solution, alg, times, code)
     end
     keep = dense ? (; save_everystep = true) : (; saveat = times, save_everystep = false, dense = false)
+    noted = log === nothing ? (;) : (; callback = noting(log))
     solution = solve(
-        problem, alg; common_options(settings, alg, field, times[1], times[end])..., keep...
+        problem, alg; common_options(settings, alg, field, times[1], times[end])..., keep..., noted...
     )
     if SciMLBase.successful_retcode(solution)
         for (i, t) in enumerate(times)
@@ -156,7 +161,7 @@ function solve_forward!(out, field::Field, u0, times, alg, settings; dense = fal
             dense ? solution(view(out, :, i), t) : copyto!(view(out, :, i), solution.u[i])
         end
     end
-    return Solved(solution, alg, times, solution.retcode)
+    return Solved(log === nothing ? solution : log, alg, times, solution.retcode)
 end
 
 """

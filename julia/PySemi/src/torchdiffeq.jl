@@ -61,13 +61,13 @@ function first_step(f!, u0, p, t0, direction, order, abstol, reltol, norm)
 end
 
 """
-    march!(visit, f, u0, p, times, alg, settings, field)
+    march!(visit, f, u0, p, times, alg, settings, field; log)
 
 Step from `times[1]` past each later time, and call `visit(i, u)` with the state there,
 interpolated as torchdiffeq does (a quartic through both ends' values and slopes and the
-middle). Returns the return code.
+middle). A `log` notes the steps. Returns the return code.
 """
-function march!(visit, f, u0, p, times, alg, settings, field)
+function march!(visit, f, u0, p, times, alg, settings, field; log = nothing)
     (; abstol, reltol, norm, maxiters, controls, jumps, steps) = settings
     direction = sign(times[end] - times[1])
     like = twin(alg)
@@ -99,6 +99,7 @@ function march!(visit, f, u0, p, times, alg, settings, field)
                 return ReturnCode.MaxIters
             # A NaN in the error is never accepted by torchdiffeq, nor does it end.
             isnan(field.tally.error_norm) && return ReturnCode.Unstable
+            log === nothing || note_step!(log, integrator)
         end
         visit(i, interpolate!(work, integrator, like, times[i]))
     end

@@ -47,7 +47,7 @@ function c_solve(number, u0::Vector{T}, times; stop = Ptr{Int32}(C_NULL), keep =
     y = zeros(T, length(u0), length(times))
     report = Ref{CReport}()
     GC.@preserve kept times u0 y begin
-        request = Ref(CForward(number, settings, pointer(times), length(times), pointer(u0), pointer(y), keep, 1, stop, C_NULL))
+        request = Ref(CForward(number, settings, pointer(times), length(times), pointer(u0), pointer(y), keep, 100, 1, stop, C_NULL))
         status = c_forward(request, report)
     end
     return status, report[], y

@@ -12,7 +12,7 @@ using PySemi
 using PySemi: PySemi, Field, Memory, Scalars, Thunk, Window
 
 const FILES = [
-    "scalars", "windows", "kernels", "loops", "tape", "norms", "field", "solve", "events", "torchdiffeq",
+    "scalars", "windows", "kernels", "loops", "tape", "norms", "field", "solve", "events", "torchdiffeq", "discrete",
     "border", "jlarrays", "compiled", "qa",
 ]
 

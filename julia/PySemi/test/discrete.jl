@@ -1,0 +1,181 @@
+using PySemi: NotRungeKutta, StepLog, pull_back!, runge_kutta
+
+"The coefficients as a lower triangular matrix."
+function matrix_of(method)
+    n = PySemi.nstages(method)
+    A = zeros(n, n)
+    for (i, row) in enumerate(method.rows), (j, a) in row
+        A[i, j] = a
+    end
+    return A
+end
+
+@testset "$name's coefficients satisfy the conditions of order $order" for (name, order) in (
+        "Euler" => 1, "Midpoint" => 2, "Heun" => 2, "Ralston" => 2, "BS3" => 3, "OwrenZen3" => 3, "RK4" => 4,
+        "DP5" => 5, "Tsit5" => 5, "BS5" => 5, "DP8" => 8, "Vern7" => 7, "Vern9" => 9,
+    )
+    method = Base.invokelatest(runge_kutta, algorithm(name))
+    A, b, c = matrix_of(method), method.weights, method.nodes
+    @test istril(A, -1)
+    @test A * ones(length(b)) ≈ c atol = 1.0e-12
+    # Quadrature conditions, and those of two trees that are no quadratures.
+    @test all(k -> b' * c .^ (k - 1) ≈ 1 / k, 1:order)
+    order >= 3 && @test b' * A * c ≈ 1 / 6
+    order >= 4 && @test b' * (c .* (A * c)) ≈ 1 / 8 && b' * A * A * c ≈ 1 / 24
+    # Interpolation is right for y' = 1 and, of third order, for y' = t.
+    for Θ in (0.1, 0.5, 0.9)
+        w = method.between(Θ)[eachindex(b)]
+        @test sum(w) ≈ Θ
+        order >= 3 && @test w' * c ≈ Θ^2 / 2
+    end
+end
+
+@testset "torchdiffeq's interpolation goes through both ends and its middle, $name" for name in ("DP5", "BS3")
+    alg = algorithm(name)
+    theirs = runge_kutta(alg; torchdiffeq = true)
+    own = runge_kutta(alg)
+    @test theirs.rows == own.rows && theirs.weights == own.weights
+    @test theirs.between(1 - 1.0e-13)[eachindex(own.weights)] ≈ own.weights atol = 1.0e-10
+    name == "DP5" && @test theirs.between(0.5)[[1, 3, 4, 5, 6, 7]] ≈ collect(PySemi.DP5_MIDDLE)
+end
+
+@testset "$name is no method that can be made again" for name in ("Rodas5P", "KenCarp4", "ImplicitEuler")
+    @test_throws NotRungeKutta Base.invokelatest(runge_kutta, algorithm(name))
+end
+
+@testset "a second step that looks further back than its start is noticed" begin
+    first, second = [0.0, 0.5, 1.0], [3, 4, 5]
+    @test PySemi.same_combination([0.0, 0, 0, 0.5, 1, 0], first, second)
+    @test !PySemi.same_combination([0.0, 0.1, 0, 0.5, 1, 0], first, second)
+    @test !PySemi.same_combination([0.0, 0, 0, 0.4, 1, 0], first, second)
+end
+
+"""
+Solve forward with notes, and pull `cotangents` back. Also the gradient of the steps by central
+differences: the same steps are made from other states and parameters.
+"""
+function discrete_gradient(
+        field, u0::AbstractVector{T}, times, cotangents; method = "Tsit5", capacity = 1000, tol = 1.0e-5,
+        controls = Controls(), jumps = Float64[], steps = Float64[]
+    ) where {T}
+    alg = algorithm(method)
+    log = StepLog(u0, capacity, Base.invokelatest(runge_kutta, alg; controls.torchdiffeq), jumps)
+    direction = times[end] >= times[1] ? 1 : -1
+    start() = prepare!(
+        field; recording = true, stop = Ptr{Int32}(C_NULL), from = times[1], direction, jumps,
+        wants_params = true
+    )
+    norm = ComponentNorm([1:length(u0)], similar(u0, 0))
+    settings = Settings(T(tol), T(tol), norm, 10_000, controls, jumps, steps)
+    y = similar(u0, length(u0), length(times))
+    start()
+    solved = Base.invokelatest(solve_forward!, y, field, u0, times, alg, settings; log)
+    forward = deepcopy(field.tally)
+    y_bar, params_bar = similar(u0), similar(field.memory.params)
+    start()
+    pull_back!(y_bar, params_bar, field, log, times, cotangents)
+    return (; y, y_bar, params_bar, log, code = solved.code, forward, backward = deepcopy(field.tally))
+end
+
+"The states at `times`, by the steps of `log` from another state."
+function remade(field, log, u0, times)
+    prepare!(
+        field; recording = false, stop = Ptr{Int32}(C_NULL), from = times[1],
+        direction = times[end] >= times[1] ? 1 : -1, log.jumps, wants_params = true
+    )
+    memory = PySemi.StepMemory(u0, PySemi.nstages(log.method))
+    fill!(memory.used, true)
+    state, out = copy(u0), [copy(u0)]
+    for (from, to) in zip(log.starts, log.ends)
+        PySemi.make_stages!(memory, field, log.method, state, from, to; all_slopes = true)
+        h = to - from
+        for t in times[2:end]
+            (t - from) * (t - to) <= 0 && t != from || continue
+            weights = t == to ? log.method.weights : log.method.between((t - from) / h)
+            push!(out, PySemi.add_slopes!(copy(state), h, weights[1:PySemi.nstages(log.method)], memory))
+        end
+        PySemi.add_slopes!(state, h, log.method.weights, memory)
+    end
+    return stack(out)
+end
+
+function central_difference(loss, x, direction; ε = 1.0e-5)
+    return (loss(x + ε * direction) - loss(x - ε * direction)) / 2ε
+end
+
+"y' = A tanh(y) + θ₀ sin t, with a hand-written pullback; the parameters are A and θ₀."
+function wave_field(A, θ0)
+    n = size(A, 1)
+    matrix(m) = reshape(view(m.params, 1:(n^2)), n, n)
+    field!(m) = (mul!(m.dy, matrix(m), tanh.(m.y)); m.dy .+= m.params[end] * sin(m.t[1]))
+    function pullback!(m)
+        h = tanh.(m.y)
+        m.y_bar .= (matrix(m)' * m.cotangent) .* (1 .- h .^ 2)
+        copyto!(view(m.params_bar, 1:(n^2)), vec(m.cotangent * h'))
+        return m.params_bar[end] = sum(m.cotangent) * sin(m.t[1])
+    end
+    return programmed(field!, pullback!, zeros(n), [vec(A); θ0])
+end
+
+const CASES = (
+    ("DP5", Controls()), ("DP5", Controls(torchdiffeq = true)), ("Tsit5", Controls()), ("BS3", Controls()),
+    ("BS3", Controls(torchdiffeq = true)), ("Vern7", Controls()), ("Heun", Controls()), ("RK4", Controls()),
+    ("Midpoint", Controls()), ("BS5", Controls()), ("DP8", Controls()),
+)
+
+@testset "gradients are those of the steps: $method, torchdiffeq $(controls.torchdiffeq), $(times[end])" for
+    (method, controls) in CASES, times in ([0.0, 0.37, 0.5, 2.0, 3.0], [1.0, 0.2, -1.5])
+
+    A, u0 = randn(3, 3), randn(3)
+    cotangents = randn(3, length(times))
+    field = wave_field(A, 0.7)
+    θ = copy(field.memory.params)
+    got = discrete_gradient(field, u0, times, cotangents; method, controls)
+    @test got.code == PySemi.ReturnCode.Success
+    @test remade(field, got.log, u0, times) ≈ got.y rtol = 1.0e-12
+    loss(u) = sum(cotangents .* remade(field, got.log, u, times))
+    δ = randn(3)
+    @test central_difference(loss, u0, δ) ≈ dot(got.y_bar, δ) rtol = 1.0e-8
+    η = randn(length(θ))
+    function loss_of_params(p)
+        copyto!(field.memory.params, p)
+        return loss(u0)
+    end
+    @test central_difference(loss_of_params, θ, η) ≈ dot(got.params_bar, η) rtol = 1.0e-8
+    @test got.backward.accepted == got.forward.accepted == length(got.log.starts)
+end
+
+@testset "fewer checkpoints, the same gradient ($capacity)" for capacity in (1, 2, 3, 7)
+    times = collect(range(0, 10; length = 6))
+    A, u0, cotangents = randn(3, 3), randn(3), randn(3, 6)
+    options = (; method = "DP5", tol = 1.0e-9)
+    all_kept = discrete_gradient(wave_field(A, 0.7), u0, times, cotangents; options...)
+    few = discrete_gradient(wave_field(A, 0.7), u0, times, cotangents; options..., capacity)
+    @test length(all_kept.log.states) == length(all_kept.log.starts) > 50
+    @test length(few.log.states) <= max(capacity, 2)
+    @test relative(few.y_bar, all_kept.y_bar) < 1.0e-10
+    @test relative(few.params_bar, all_kept.params_bar) < 1.0e-10
+    @test few.backward.nf > all_kept.backward.nf
+    @test few.backward.nvjp == all_kept.backward.nvjp
+end
+
+@testset "a jump is differentiated on the side that each step saw" for torchdiffeq in (false, true)
+    # y' = θ h(t) with h = 1, then 3: exact for every method, and so is dy/dθ.
+    field = time_field(t -> t < 0.3 ? 1.0 : 3.0, [2.0])
+    got = discrete_gradient(
+        field, [0.0], [0.0, 0.2, 1.0], ones(1, 3); method = "DP5", jumps = [0.3], controls = Controls(; torchdiffeq)
+    )
+    @test got.y ≈ [0.0 0.4 (0.6 + 4.2)] rtol = 1.0e-9
+    @test got.y_bar ≈ [3.0]
+    # Of y(0.2) and y(1): the integrals of h.
+    @test got.params_bar ≈ [0.2 + 2.4] rtol = 1.0e-9
+end
+
+@testset "one time only, and a field in single precision" begin
+    got = discrete_gradient(wave_field(randn(3, 3), 0.7), ones(3), [2.0], ones(3, 1))
+    @test got.y_bar == ones(3) && iszero(got.params_bar)
+    θ = Float32[0.5, -1]
+    single = discrete_gradient(growth_field(θ), Float32[1, 2], [0.0, 1.0], Float32[0 1; 0 1]; tol = 1.0f-5)
+    @test single.y_bar ≈ exp.(θ) rtol = 1.0e-4
+    @test single.params_bar ≈ [1, 2] .* exp.(θ) rtol = 1.0e-4
+end
