@@ -98,7 +98,7 @@ class _RefuseGradient(torch.autograd.Function):
     @staticmethod
     def backward(_ctx: FunctionCtx, *_cotangents: Tensor) -> tuple[Tensor | None, ...]:
         raise DoubleBackwardError(
-            "the adjoint's gradient cannot be differentiated again (double backward). Use "
-            "pysemi.odeint, which differentiates through the solver's steps, or leave "
-            "create_graph out if the second gradient was not meant"
+            "this solve's gradient cannot be differentiated again (double backward). Use "
+            "pysemi.odeint(..., backend='torch'), where autograd goes through the solver's "
+            "steps, or leave create_graph out if the second gradient was not meant"
         )

@@ -33,9 +33,12 @@ def odeint(
     backend: str = "auto",
     bridge: str = "auto",
 ) -> Any:
-    r"""Solve :math:`dy/dt = f(t, y),\; y(t_0) = y_0`; gradients go through the solver.
+    r"""Solve :math:`dy/dt = f(t, y),\; y(t_0) = y_0`; gradients go through the solver's steps.
 
-    Arguments up to ``event_fn`` are torchdiffeq's.
+    Arguments up to ``event_fn`` are torchdiffeq's. Every tensor that ``func`` reads and that
+    requires a gradient gets one. On torch, autograd goes through the solver; on Julia, the
+    steps are differentiated one by one, backward (:func:`odeint_adjoint` with
+    ``adjoint="discrete"`` does the same for the tensors that it is told of).
 
     Parameters
     ----------
@@ -54,7 +57,9 @@ def odeint(
         The solver's options. ``norm`` takes "default", "rms", a
         :class:`~pysemi.StateNorm` or a callable (see :mod:`pysemi.norms`);
         ``max_num_steps`` bounds the steps of the whole solve (100,000 if left
-        out, for methods that choose their steps).
+        out, for methods that choose their steps). On Julia, ``checkpoints`` is the
+        number of states that may be kept for the gradient (as many as take 256 MB);
+        if there are more steps, they are computed once more.
     event_fn : callable, optional
         Solve until this function of (t, y) changes sign; then ``t`` has two
         entries, and the first is the start.
@@ -89,8 +94,11 @@ def odeint(
     problem = pose(
         func, y0, t, rtol=rtol, atol=atol, method=method, options=options, event_fn=event_fn
     )
-    chosen = choose_backend(backend, problem, None, bridge)
-    return _as_user_sees(problem, chosen.solve(problem, open_recordings()))
+    chosen, discrete = choose_backend(backend, problem, None, bridge)
+    recordings = open_recordings()
+    if discrete is None:
+        return _as_user_sees(problem, chosen.solve(problem, recordings))
+    return _as_user_sees(problem, solve_with_adjoint(chosen, problem, discrete, recordings))
 
 
 def odeint_adjoint(
@@ -136,7 +144,9 @@ def odeint_adjoint(
         The tensors that get a gradient, beside y0 and t; ``func.parameters()``
         if left out, and then ``func`` must be an ``nn.Module``.
     adjoint : str
-        "backsolve", the paper's method. The others are the Julia backend's.
+        "backsolve", the paper's method. The others are the Julia backend's: "gauss"
+        and "discrete", the gradient of the forward solve's steps, which has no
+        method, tolerances or norm of its own.
 
     Returns
     -------
@@ -171,7 +181,7 @@ def odeint_adjoint(
         adjoint_params=adjoint_params,
         adjoint=adjoint,
     )
-    chosen = choose_backend(backend, problem, backward, bridge)
+    chosen, _ = choose_backend(backend, problem, backward, bridge)
     return _as_user_sees(problem, solve_with_adjoint(chosen, problem, backward, open_recordings()))
 
 

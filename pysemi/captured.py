@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.autograd.graph import Node
 
-__all__ = ["uncovered_leaves"]
+__all__ = ["ancestors", "uncovered_leaves"]
 
 
 def uncovered_leaves(output: Tensor, known: Sequence[Tensor]) -> list[Tensor]:
@@ -45,3 +45,23 @@ def uncovered_leaves(output: Tensor, known: Sequence[Tensor]) -> list[Tensor]:
             leaves[id(leaf)] = leaf
         pending.extend(successor for successor, _ in node.next_functions)
     return list(leaves.values())
+
+
+def ancestors(result: Tensor, candidates: Sequence[Tensor]) -> list[Tensor]:
+    """Those of ``candidates``, other than ``result`` itself, that ``result`` was computed from."""
+    results = {x.grad_fn: x for x in candidates if x.grad_fn is not None}
+    leaves = {id(x): x for x in candidates if x.grad_fn is None}
+    found: dict[int, Tensor] = {}
+    seen: set[Node] = set()
+    pending: list[Node | None] = [result.grad_fn]
+    while pending:
+        node = pending.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        met = results.get(node) if leaf is None else leaves.get(id(leaf))
+        if met is not None and node is not result.grad_fn:
+            found[id(met)] = met
+        pending.extend(following for following, _ in node.next_functions)
+    return list(found.values())

@@ -36,11 +36,14 @@ BACKEND_VARIABLE = "PYSEMI_BACKEND"
 _log = logging.getLogger("pysemi")
 
 
-def choose_backend(name: str, problem: Problem, adjoint: Adjoint | None, bridge: str) -> Backend:
+def choose_backend(
+    name: str, problem: Problem, adjoint: Adjoint | None, bridge: str
+) -> tuple[Backend, Adjoint | None]:
     """Return the backend that the argument ``backend=name`` stands for, for one problem.
 
     "auto" is Julia if there is one and it can do what is asked, else torch; the reason
-    for torch is logged once.
+    for torch is logged once. With it comes the adjoint that gradients come from, None
+    where autograd goes through the backend's own operations.
 
     Raises
     ------
@@ -53,9 +56,10 @@ def choose_backend(name: str, problem: Problem, adjoint: Adjoint | None, bridge:
         raise ArgumentError(
             "backend", f"{describe(name)} is not one of {', '.join(map(repr, BACKENDS))}"
         )
-    chosen = _automatic(problem, adjoint, bridge) if name == "auto" else _named(name, bridge)
-    chosen.check(problem, adjoint, bridge)
-    return chosen
+    if name == "auto":
+        return _automatic(problem, adjoint, bridge)
+    chosen = _named(name, bridge)
+    return chosen, chosen.accept(problem, adjoint, bridge)
 
 
 def explain_auto() -> tuple[str, str]:
@@ -118,26 +122,29 @@ def _named(name: str, bridge: str) -> Backend:
     return JuliaBackend(bridge)
 
 
-def _automatic(problem: Problem, adjoint: Adjoint | None, bridge: str) -> Backend:
+def _automatic(
+    problem: Problem, adjoint: Adjoint | None, bridge: str
+) -> tuple[Backend, Adjoint | None]:
+    torch = _named("torch", bridge)
     name, reason = explain_auto()
     if name == "torch":
         _announce("torch", reason)
-        return _named("torch", bridge)
+        return torch, torch.accept(problem, adjoint, bridge)
     julia = _named("julia", bridge)
     try:
-        julia.check(problem, adjoint, bridge)
+        accepted = julia.accept(problem, adjoint, bridge)
     except ArgumentError as error:
         if bridge != "auto":
             raise  # a bridge was asked for, and so Julia
         _announce("torch", f"on Julia, {error}")
-        return _named("torch", bridge)
+        return torch, torch.accept(problem, adjoint, bridge)
     try:
         julia.start()
     except BackendUnavailableError as error:
         _warn_unusable(str(error))
-        return _named("torch", bridge)
+        return torch, torch.accept(problem, adjoint, bridge)
     _announce("julia", reason)
-    return julia
+    return julia, accepted
 
 
 @cache

@@ -61,15 +61,31 @@ class Backend(ABC):
     name: ClassVar[str]
 
     @abstractmethod
-    def check(self, problem: Problem, adjoint: Adjoint | None, bridge: str) -> None:
-        """Refuse, with an :class:`ArgumentError`, what this backend cannot solve."""
+    def accept(self, problem: Problem, adjoint: Adjoint | None, bridge: str) -> Adjoint | None:
+        """Return the adjoint that gradients come from, or refuse what cannot be solved.
+
+        Parameters
+        ----------
+        adjoint : Adjoint or None
+            The one that was asked for; None for the gradient of the discrete solution.
+
+        Returns
+        -------
+        Adjoint or None
+            ``adjoint``, or the backend's own way to the discrete gradient; None if
+            :meth:`solve` returns tensors that autograd can go through.
+
+        Raises
+        ------
+        ArgumentError
+        """
 
     def start(self) -> None:  # noqa: B027 (most backends have nothing to wait for)
         """Make ready what the first solve would wait for; raises if that cannot be had."""
 
     @abstractmethod
     def solve(self, problem: Problem, recordings: Sequence[Recording]) -> Solution:
-        """Solve forward; the solution carries the gradient of the discrete solution."""
+        """Solve forward; autograd goes through it where :meth:`accept` said so."""
 
     @abstractmethod
     def solve_forward(

@@ -36,15 +36,15 @@ class TorchBackend(Backend):
 
     name: ClassVar[str] = "torch"
 
-    def check(self, problem: Problem, adjoint: Adjoint | None, bridge: str) -> None:
-        """Refuse what only the Julia backend has."""
+    def accept(self, problem: Problem, adjoint: Adjoint | None, bridge: str) -> Adjoint | None:
+        """Refuse what only the Julia backend has; autograd goes through the solver's steps."""
         if bridge != "auto":
             raise ArgumentError(
                 "bridge", f"{describe(bridge)} is for backend='julia'; torch needs no bridge"
             )
         _check_method("method", problem.settings)
         if adjoint is None:
-            return
+            return None
         _check_method("adjoint_method", adjoint.settings)
         if adjoint.name != "backsolve":
             raise ArgumentError(
@@ -52,6 +52,7 @@ class TorchBackend(Backend):
                 f"{describe(adjoint.name)} needs backend='julia'; torch has 'backsolve', and "
                 "pysemi.odeint for the gradient of the discrete solution",
             )
+        return adjoint
 
     def solve(self, problem: Problem, recordings: Sequence[Recording]) -> Solution:
         """Solve by ``torchdiffeq.odeint``; autograd goes through the solver's steps."""

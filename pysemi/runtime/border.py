@@ -39,6 +39,7 @@ class Status(IntEnum):
     UNDERFLOW = 5
     EXHAUSTED = 6
     UNKNOWN_ALGORITHM = 7
+    NOT_DISCRETE = 8
 
 
 class Level(IntEnum):
@@ -87,6 +88,7 @@ class CForward(ctypes.Structure):
         ("y0", c_void_p),
         ("y", c_void_p),
         ("keep", c_int64),
+        ("checkpoints", c_int64),
         ("recording", c_int64),
         ("stop", c_void_p),
         ("event", c_void_p),

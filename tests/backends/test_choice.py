@@ -53,7 +53,7 @@ def configured(isolated, monkeypatch, tmp_path):
 def test_auto_is_torch_where_there_is_no_julia_and_says_why_once(isolated, problem, caplog):
     with caplog.at_level(logging.INFO, logger="pysemi"):
         for _ in range(3):
-            assert backends.choose_backend("auto", problem, None, "auto").name == "torch"
+            assert backends.choose_backend("auto", problem, None, "auto")[0].name == "torch"
     assert len(caplog.records) == 1
     assert "pysemi julia install" in caplog.text
 
@@ -61,7 +61,7 @@ def test_auto_is_torch_where_there_is_no_julia_and_says_why_once(isolated, probl
 def test_auto_is_julia_where_one_is_configured_and_starts(configured, problem, monkeypatch):
     monkeypatch.setattr(JuliaBackend, "start", lambda self: None)
     with torch.no_grad():
-        chosen = backends.choose_backend("auto", problem, None, "auto")
+        chosen, _ = backends.choose_backend("auto", problem, None, "auto")
     assert chosen.name == "julia"
 
 
@@ -75,14 +75,14 @@ def test_auto_falls_back_to_torch_with_one_warning_where_julia_does_not_start(
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         for _ in range(2):
-            assert backends.choose_backend("auto", problem, None, "auto").name == "torch"
+            assert backends.choose_backend("auto", problem, None, "auto")[0].name == "torch"
     assert ["pysemi doctor" in str(warning.message) for warning in said] == [True]
 
 
 def test_auto_is_torch_for_what_only_torch_can_do(configured, caplog):
     only_torch = decay("euler")
     with caplog.at_level(logging.INFO, logger="pysemi"):
-        assert backends.choose_backend("auto", only_torch, None, "auto").name == "torch"
+        assert backends.choose_backend("auto", only_torch, None, "auto")[0].name == "torch"
     assert "euler" in caplog.text
 
 
@@ -94,7 +94,7 @@ def test_a_bridge_asks_for_julia_and_so_auto_does_not_fall_back(configured):
 
 def test_the_environment_can_decide_what_auto_means(configured, problem, monkeypatch):
     monkeypatch.setenv("PYSEMI_BACKEND", "torch")
-    assert backends.choose_backend("auto", problem, None, "auto").name == "torch"
+    assert backends.choose_backend("auto", problem, None, "auto")[0].name == "torch"
     monkeypatch.setenv("PYSEMI_BACKEND", "jax")
     with pytest.raises(ArgumentError, match="neither 'torch' nor 'julia'"):
         backends.choose_backend("auto", problem, None, "auto")

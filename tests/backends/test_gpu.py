@@ -73,6 +73,6 @@ def test_julia_refuses_a_state_on_the_gpu_and_auto_is_torch(monkeypatch):
         adjoint="backsolve",
     )
     with pytest.raises(ArgumentError, match="cuda:0"):
-        JuliaBackend().check(problem, adjoint, "auto")
+        JuliaBackend().accept(problem, adjoint, "auto")
     monkeypatch.setenv("PYSEMI_BACKEND", "julia")
-    assert choose_backend("auto", problem, adjoint, "auto").name == "torch"
+    assert choose_backend("auto", problem, adjoint, "auto")[0].name == "torch"

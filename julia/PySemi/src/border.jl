@@ -65,7 +65,7 @@ struct CBackward
     field::Int64
     solution::Int64
     settings::CSettings
-    "0 backsolve, 1 gauss, 2 discrete."
+    "One of `ADJOINT_NAMES`, from 0."
     adjoint::Int64
     cotangents::Ptr{Cvoid}
     y_bar::Ptr{Cvoid}
@@ -283,9 +283,13 @@ function border_backward(request::Ptr{CBackward}, report::Ptr{CReport})
     end
 end
 
-backward(field::Field, solved::Solved, c::CBackward, report) =
-    c.adjoint == 2 ? backward_by_steps(field, solved, c, report) :
-    backward_by_adjoint(field, solved, c, report)
+const ADJOINT_NAMES = (:backsolve, :gauss, :discrete, :interpolating, :quadrature)
+
+function backward(field::Field, solved::Solved, c::CBackward, report)
+    adjoint = ADJOINT_NAMES[c.adjoint + 1]
+    adjoint === :discrete && return backward_by_steps(field, solved, c, report)
+    return backward_by_adjoint(adjoint, field, solved, c, report)
+end
 
 function backward_by_steps(field::Field{T}, solved::Solved, c::CBackward, report) where {T}
     n, m = nstates(field), nparams(field)
@@ -307,10 +311,10 @@ function backward_by_steps(field::Field{T}, solved::Solved, c::CBackward, report
     return nothing
 end
 
-function backward_by_adjoint(field::Field{T}, solved::Solved, c::CBackward, report) where {T}
+function backward_by_adjoint(adjoint, field::Field{T}, solved::Solved, c::CBackward, report) where {T}
     n, m = nstates(field), nparams(field)
-    adjoint = c.adjoint == 0 ? :backsolve : :gauss
-    settings = settings_of(T, c.settings, adjoint === :backsolve ? 2n + m : n)
+    nchannels = adjoint === :backsolve ? 2n + m : adjoint === :interpolating ? n + m : n
+    settings = settings_of(T, c.settings, nchannels)
     times = solved.times
     direction = times[end] >= times[1] ? -1 : 1
     prepare!(
@@ -318,7 +322,7 @@ function backward_by_adjoint(field::Field{T}, solved::Solved, c::CBackward, repo
         wants_params = true
     )
     status = try
-        alg = algorithm(unsafe_string(c.settings.algorithm); dense = adjoint === :gauss)
+        alg = algorithm(unsafe_string(c.settings.algorithm); dense = adjoint !== :backsolve)
         status_of(
             in_newest_world(
                 solve_backward!,

@@ -5,7 +5,8 @@ using OrdinaryDiffEq:
 using OrdinaryDiffEqLowOrderRK: OrdinaryDiffEqLowOrderRK, BS3, DP5
 using SciMLBase: ReturnCode
 using SciMLSensitivity:
-    ODEAdjointProblem, BacksolveAdjoint, GaussAdjoint, ZygoteVJP, adjoint_sensitivities
+    ODEAdjointProblem, BacksolveAdjoint, GaussAdjoint, InterpolatingAdjoint, QuadratureAdjoint,
+    ZygoteVJP, adjoint_sensitivities
 using SciMLLogging: SciMLLogging
 
 "Says nothing: what went wrong is in the return code, and Python says it."
@@ -171,7 +172,7 @@ Solve the adjoint from the last time to the first.
 
 # Arguments
 - `y_bar`, `params_bar`: filled with dL/dy(t₀) and dL/dθ.
-- `adjoint`: `:backsolve` or `:gauss`.
+- `adjoint`: one of the keys of `ADJOINTS`.
 - `cotangents`: dL/dy(tᵢ) in its columns.
 
 Returns the return code.
@@ -182,31 +183,52 @@ function solve_backward!(y_bar, params_bar, field, solved, alg, adjoint, cotange
     copyto!(y_bar, view(cotangents, :, 1))
     length(times) == 1 && return ReturnCode.Success
     # The first observation's cotangent takes no part in the solve: it is added at the end.
-    later = @view times[2:end]
     cotangent!(out, _, _, _, i) = copyto!(out, view(cotangents, :, i + 1))
-    if adjoint === :backsolve
-        field.wants_params = true
-        problem = ODEAdjointProblem(
-            solved.solution, BacksolveAdjoint(autojacvec = ZygoteVJP()), alg, later, cotangent!
-        )
-        if settings.controls.torchdiffeq
-            return march_backward!(y_bar, params_bar, problem, field, solved, alg, cotangents, settings)
-        end
-        solution = solve(
-            problem, alg; common_options(settings, alg, field, times[end], times[1])...,
-            save_everystep = false, save_start = false, saveat = eltype(y_bar)[]
-        )
-        u = solution.u[end]
-        n = length(y_bar)
-        y_bar .+= view(u, 1:n)
-        copyto!(params_bar, view(u, (n + 1):(length(u) - n)))
-        return solution.retcode
+    field.wants_params = adjoint in INTEGRATE_PARAMETERS
+    if settings.controls.torchdiffeq && adjoint === :backsolve
+        return march_backward!(y_bar, params_bar, field, solved, alg, cotangent!, cotangents, settings)
     end
-    field.wants_params = false
-    options = common_options(settings, alg, field, times[end], times[1])
+    integrate! = field.wants_params ? integrate_all! : integrate_afterwards!
+    return integrate!(y_bar, params_bar, field, solved, alg, ADJOINTS[adjoint], cotangent!, settings)
+end
+
+const BACKSOLVE = BacksolveAdjoint(autojacvec = ZygoteVJP())
+
+"""
+SciMLSensitivity's adjoints. All products are ours; their way to products is never used. Of
+`Any`: a solve is compiled for the adjoint that is called, not for all of them.
+"""
+const ADJOINTS = Dict{Symbol, Any}(
+    :backsolve => BACKSOLVE,
+    :interpolating => InterpolatingAdjoint(autojacvec = ZygoteVJP()),
+    :gauss => GaussAdjoint(autojacvec = ZygoteVJP()),
+    :quadrature => QuadratureAdjoint(autojacvec = ZygoteVJP()),
+)
+
+"Those that integrate dL/dθ with λ, as channels of one state."
+const INTEGRATE_PARAMETERS = (:backsolve, :interpolating)
+
+"The state is [λ; a_θ; y], without y where that is interpolated."
+function integrate_all!(y_bar, params_bar, field, solved, alg, sensealg, cotangent!, settings)
+    times = solved.times
+    problem = ODEAdjointProblem(solved.solution, sensealg, alg, view(times, 2:length(times)), cotangent!)
+    solution = solve(
+        problem, alg; common_options(settings, alg, field, times[end], times[1])...,
+        save_everystep = false, save_start = false, saveat = eltype(y_bar)[]
+    )
+    u = solution.u[end]
+    n, m = length(y_bar), length(params_bar)
+    y_bar .+= view(u, 1:n)
+    copyto!(params_bar, view(u, (n + 1):(n + m)))
+    return solution.retcode
+end
+
+"The state is λ alone; dL/dθ is an integral over its solution."
+function integrate_afterwards!(y_bar, params_bar, field, solved, alg, sensealg, cotangent!, settings)
+    times = solved.times
     λ, integral = adjoint_sensitivities(
-        solved.solution, alg; sensealg = GaussAdjoint(autojacvec = ZygoteVJP()), t = later,
-        dgdu_discrete = cotangent!, options...
+        solved.solution, alg; sensealg, t = view(times, 2:length(times)), dgdu_discrete = cotangent!,
+        common_options(settings, alg, field, times[end], times[1])...
     )
     y_bar .+= λ
     copyto!(params_bar, vec(integral))
@@ -217,8 +239,11 @@ function solve_backward!(y_bar, params_bar, field, solved, alg, adjoint, cotange
 end
 
 "Interval by interval, restarting at each observation, as torchdiffeq's adjoint does."
-function march_backward!(y_bar, params_bar, problem, field, solved, alg, cotangents, settings)
+function march_backward!(y_bar, params_bar, field, solved, alg, cotangent!, cotangents, settings)
     times = solved.times
+    problem = ODEAdjointProblem(
+        solved.solution, BACKSOLVE, alg, view(times, 2:length(times)), cotangent!
+    )
     n = length(y_bar)
     u = zero(problem.u0)
     λ, y = view(u, 1:n), view(u, (length(u) - n + 1):length(u))

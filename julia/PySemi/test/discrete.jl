@@ -1,4 +1,4 @@
-using PySemi: NotRungeKutta, StepLog, pull_back!, runge_kutta
+using PySemi: NotRungeKutta, runge_kutta
 
 "The coefficients as a lower triangular matrix."
 function matrix_of(method)
@@ -48,33 +48,6 @@ end
     @test PySemi.same_combination([0.0, 0, 0, 0.5, 1, 0], first, second)
     @test !PySemi.same_combination([0.0, 0.1, 0, 0.5, 1, 0], first, second)
     @test !PySemi.same_combination([0.0, 0, 0, 0.4, 1, 0], first, second)
-end
-
-"""
-Solve forward with notes, and pull `cotangents` back. Also the gradient of the steps by central
-differences: the same steps are made from other states and parameters.
-"""
-function discrete_gradient(
-        field, u0::AbstractVector{T}, times, cotangents; method = "Tsit5", capacity = 1000, tol = 1.0e-5,
-        controls = Controls(), jumps = Float64[], steps = Float64[]
-    ) where {T}
-    alg = algorithm(method)
-    log = StepLog(u0, capacity, Base.invokelatest(runge_kutta, alg; controls.torchdiffeq), jumps)
-    direction = times[end] >= times[1] ? 1 : -1
-    start() = prepare!(
-        field; recording = true, stop = Ptr{Int32}(C_NULL), from = times[1], direction, jumps,
-        wants_params = true
-    )
-    norm = ComponentNorm([1:length(u0)], similar(u0, 0))
-    settings = Settings(T(tol), T(tol), norm, 10_000, controls, jumps, steps)
-    y = similar(u0, length(u0), length(times))
-    start()
-    solved = Base.invokelatest(solve_forward!, y, field, u0, times, alg, settings; log)
-    forward = deepcopy(field.tally)
-    y_bar, params_bar = similar(u0), similar(field.memory.params)
-    start()
-    pull_back!(y_bar, params_bar, field, log, times, cotangents)
-    return (; y, y_bar, params_bar, log, code = solved.code, forward, backward = deepcopy(field.tally))
 end
 
 "The states at `times`, by the steps of `log` from another state."

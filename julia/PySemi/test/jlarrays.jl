@@ -45,6 +45,7 @@ if available("JLArrays", "GPUArrays")
         T in (Float32, Float64), (method, adjoint, torchdiffeq) in (
                 ("DP5", :backsolve, false), ("Tsit5", :gauss, false), ("Tsit5", :backsolve, false),
                 ("BS3", :backsolve, true), ("DP5", :backsolve, true), ("Vern7", :gauss, false),
+                ("Tsit5", :interpolating, false), ("Tsit5", :quadrature, false),
             )
 
         θ, u0, times, cotangents = T[0.5, -1, 2], T[1, 2, -1], [0.0, 0.3, 1.0], T[1 0 2; 0 1 1; 1 1 1]
@@ -81,5 +82,21 @@ if available("JLArrays", "GPUArrays")
         near(a, b) = isapprox(Array(a), b; rtol = T == Float32 ? 1.0e-4 : 1.0e-12)
         @test near(there.y, here.y) && near(there.y_bar, here.y_bar) && near(there.params_bar, here.params_bar)
         @test T == Float32 || there.backward.accepted == here.backward.accepted
+    end
+
+    @testset "the discrete adjoint of a compiled perceptron, $method" for (method, torchdiffeq) in
+        (("DP5", true), ("Tsit5", false), ("Vern7", false))
+
+        times, u0 = [0.0, 0.4, 1.0], collect(range(-1, 1; length = 8))
+        cotangents = reshape(sin.(1:24), 8, 3)
+        function solved(like)
+            field = Field(PySemi.read_tape(PySemi.perceptron_tape(Float64, 4), like))
+            copyto!(field.memory.params, cos.(1:15))
+            on(x) = copyto!(similar(like, Float64, size(x)), x)
+            return discrete_gradient(field, on(u0), times, on(cotangents); method, controls = Controls(; torchdiffeq))
+        end
+        here, there = solved(UInt8[]), solved(JLArray(UInt8[]))
+        @test there.y_bar isa JLArray && there.code == PySemi.ReturnCode.Success
+        @test Array(there.y) ≈ here.y && Array(there.y_bar) ≈ here.y_bar && Array(there.params_bar) ≈ here.params_bar
     end
 end

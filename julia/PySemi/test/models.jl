@@ -1,7 +1,8 @@
 # Vector fields with known solutions, and how the tests solve them.
 
 using PySemi:
-    ComponentNorm, Controls, Settings, algorithm, prepare!, solve_backward!, solve_forward!
+    ComponentNorm, Controls, Settings, StepLog, algorithm, prepare!, pull_back!, runge_kutta,
+    solve_backward!, solve_forward!
 
 """
     programmed(field!, pullback!, y, params)
@@ -71,6 +72,7 @@ function solve_both(
     augmented = ComponentNorm(
         [1:n, (parameter_parts ? [(n + 1):(n + m)] : [])..., (n + m + 1):(2n + m)], similar(u0, 0)
     )
+    with_params = ComponentNorm([1:n, (parameter_parts ? [(n + 1):(n + m)] : [])...], similar(u0, 0))
     settings(norm) = Settings(T(tol), T(tol), norm, maxiters, controls, jumps, steps)
     start(from, direction) = prepare!(
         field; recording = true, stop = Ptr{Int32}(C_NULL), from, direction, jumps,
@@ -79,15 +81,42 @@ function solve_both(
     y = similar(u0, n, length(times))
     y_bar, params_bar = similar(u0), similar(u0, m)
     start(times[1], direction)
-    alg = algorithm(method; dense = adjoint === :gauss)
-    solved = solve_forward!(y, field, u0, times, alg, settings(state); dense = adjoint === :gauss)
+    dense = adjoint !== :backsolve
+    alg = algorithm(method; dense)
+    solved = solve_forward!(y, field, u0, times, alg, settings(state); dense)
     forward = deepcopy(field.tally)
     start(times[end], -direction)
     code = solve_backward!(
         y_bar, params_bar, field, solved, alg, adjoint, cotangents,
-        settings(adjoint === :gauss ? state : augmented)
+        settings(adjoint === :backsolve ? augmented : adjoint === :interpolating ? with_params : state)
     )
     return (; y, y_bar, params_bar, forward, backward = deepcopy(field.tally), solved, code)
+end
+
+"""
+Solve forward, noting the steps, and pull `cotangents` back over them.
+"""
+function discrete_gradient(
+        field, u0::AbstractVector{T}, times, cotangents; method = "Tsit5", capacity = 1000, tol = 1.0e-5,
+        controls = Controls(), jumps = Float64[], steps = Float64[]
+    ) where {T}
+    alg = algorithm(method)
+    log = StepLog(u0, capacity, Base.invokelatest(runge_kutta, alg; controls.torchdiffeq), jumps)
+    direction = times[end] >= times[1] ? 1 : -1
+    start() = prepare!(
+        field; recording = true, stop = Ptr{Int32}(C_NULL), from = times[1], direction, jumps,
+        wants_params = true
+    )
+    norm = ComponentNorm([1:length(u0)], similar(u0, 0))
+    settings = Settings(T(tol), T(tol), norm, 10_000, controls, jumps, steps)
+    y = similar(u0, length(u0), length(times))
+    start()
+    solved = Base.invokelatest(solve_forward!, y, field, u0, times, alg, settings; log)
+    forward = deepcopy(field.tally)
+    y_bar, params_bar = similar(u0), similar(field.memory.params)
+    start()
+    pull_back!(y_bar, params_bar, field, log, times, cotangents)
+    return (; y, y_bar, params_bar, log, code = solved.code, forward, backward = deepcopy(field.tally))
 end
 
 "Solve forward alone."

@@ -1,3 +1,5 @@
+const ADJOINTS = (:backsolve, :interpolating, :gauss, :quadrature)
+
 using PySemi: ReturnCode
 
 const SPIRAL = [-0.1 2.0 0.3; -2.0 -0.1 0.0; 0.2 0.1 -0.5]
@@ -11,7 +13,7 @@ const OBSERVED = (
 )
 
 @testset "y' = Ay, $T, $method, $adjoint, $name times" for (T, tol, bound) in ((Float64, 1.0e-10, 1.0e-7), (Float32, 1.0e-5, 1.0e-3)),
-        method in ("DP5", "Tsit5", "BS3", "Vern7", "BS5"), adjoint in (:backsolve, :gauss),
+        method in ("DP5", "Tsit5", "BS3", "Vern7", "BS5"), adjoint in ADJOINTS,
         (name, times) in OBSERVED
 
     method == "BS3" && T == Float64 && (tol = 1.0e-8; bound = 1.0e-6)
@@ -27,7 +29,7 @@ const OBSERVED = (
     @test eltype(both.y) == T
 end
 
-@testset "a perceptron's gradients are those of finite differences, $adjoint" for adjoint in (:backsolve, :gauss)
+@testset "a perceptron's gradients are those of finite differences, $adjoint" for adjoint in ADJOINTS
     field = Field(PySemi.read_tape(PySemi.perceptron_tape(Float64, 4)))
     θ, u0 = randn(15), randn(8)
     times, cotangents = [0.0, 0.4, 1.0], randn(8, 3)
@@ -53,7 +55,7 @@ end
     @test solved.tally.accepted < solve_ahead(linear_field(A), u0, times).tally.accepted / 4
 end
 
-@testset "$method has gradients, $adjoint" for method in ("KenCarp4", "Rodas5P"), adjoint in (:backsolve, :gauss)
+@testset "$method has gradients, $adjoint" for method in ("KenCarp4", "Rodas5P"), adjoint in ADJOINTS
     A, u0, times, cotangents = [-1.0 2.0; 1.0 -2.0], [1.0, 0.0], [0.0, 0.7, 1.5], randn(2, 3)
     exact = exact_linear(A, u0, times, cotangents)
     both = solve_both(linear_field(A), u0, times, cotangents; method, adjoint)
@@ -69,7 +71,7 @@ end
 end
 
 @testset "a single time is no solve" begin
-    for adjoint in (:backsolve, :gauss)
+    for adjoint in ADJOINTS
         both = solve_both(growth_field([0.5, 2.0]), [1.0, 2.0], [0.7], [3.0; 4.0;;]; adjoint)
         @test both.y == [1.0; 2.0;;] && both.y_bar == [3.0, 4.0] && both.params_bar == [0.0, 0.0]
         @test both.code == ReturnCode.Success && both.forward.nf == 0
@@ -99,7 +101,7 @@ end
     @test short.code == ReturnCode.MaxIters
     @test 4 <= short.tally.accepted + short.tally.rejected <= 6
     @test 0 < short.tally.reached < 10
-    for adjoint in (torchdiffeq ? (:backsolve,) : (:backsolve, :gauss))
+    for adjoint in (torchdiffeq ? (:backsolve,) : ADJOINTS)
         enough = solve_both(field, ones(3), [0.0, 10.0], ones(3, 2); method = "DP5", controls, adjoint)
         @test enough.code == ReturnCode.Success
         prepare!(
@@ -141,7 +143,7 @@ function tiled(tally, from, to)
         all(isapprox.(ends[1:(end - 1)], starts[2:end]; atol = 1.0e-12))
 end
 
-@testset "the statistics of a solve tell all of it, $adjoint" for adjoint in (:backsolve, :gauss), times in ([0.0, 0.7, 3.0], [3.0, 0.7, 0.0])
+@testset "the statistics of a solve tell all of it, $adjoint" for adjoint in ADJOINTS, times in ([0.0, 0.7, 3.0], [3.0, 0.7, 0.0])
     wiggle(t) = sin(8 * t^2)
     both = solve_both(
         time_field(wiggle, [1.0]), [0.0], times, ones(1, 3); adjoint, method = "DP5", parameter_parts = true

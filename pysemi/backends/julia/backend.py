@@ -13,9 +13,10 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from pysemi.backends.base import Backend, Gradients, Solution
+from pysemi.backends.julia.discrete import checkpoints, discrete_adjoint
 from pysemi.backends.julia.events import Event
 from pysemi.backends.julia.fields import Binding, CallbackField, compiled_field
 from pysemi.backends.julia.settings import (
@@ -27,7 +28,7 @@ from pysemi.backends.julia.settings import (
 from pysemi.backends.julia.verification import disagreement
 from pysemi.captured import uncovered_leaves
 from pysemi.compiler.compiled import Compilation, compile_field
-from pysemi.compiler.inventory import describe_callable, take_inventory
+from pysemi.compiler.inventory import describe_callable
 from pysemi.compiler.trace import warm_up
 from pysemi.compiler.untranslatable import Untranslatable
 from pysemi.errors import (
@@ -49,12 +50,15 @@ from pysemi.stats import Recording, SolveStats, publish
 __all__ = ["JuliaBackend"]
 
 BRIDGES = ("auto", "compiled", "callback")
-ADJOINTS = {"backsolve": 0, "gauss": 1}
+ADJOINTS = {"backsolve": 0, "gauss": 1, "discrete": 2}
 """Those of this backend, by their numbers in Julia."""
 
 
 class JuliaBackend(Backend):
-    """Solves by OrdinaryDiffEq, and the adjoints "backsolve" and "gauss" by SciMLSensitivity."""
+    """Solves by OrdinaryDiffEq, and the adjoints "backsolve" and "gauss" by SciMLSensitivity.
+
+    The adjoint "discrete" is PySemi.jl's own.
+    """
 
     name: ClassVar[str] = "julia"
 
@@ -65,8 +69,8 @@ class JuliaBackend(Backend):
         """Start Julia, if it does not run yet."""
         session(meanwhile=warm_up)
 
-    def check(self, problem: Problem, adjoint: Adjoint | None, bridge: str) -> None:
-        """Refuse what this backend does not have."""
+    def accept(self, problem: Problem, adjoint: Adjoint | None, bridge: str) -> Adjoint | None:
+        """Refuse what this backend does not have; the discrete gradient has an adjoint here."""
         if bridge not in BRIDGES:
             raise ArgumentError(
                 "bridge", f"{describe(bridge)} is not one of {', '.join(map(repr, BRIDGES))}"
@@ -88,8 +92,7 @@ class JuliaBackend(Backend):
                 )
         check_settings("options", problem.settings)
         if adjoint is None:
-            _refuse_discrete_gradient(problem)
-            return
+            return discrete_adjoint(problem)
         check_settings("adjoint_options", adjoint.settings)
         if adjoint.name not in ADJOINTS:
             raise ArgumentError(
@@ -97,7 +100,14 @@ class JuliaBackend(Backend):
                 f"{describe(adjoint.name)} is not available yet; give one of "
                 f"{', '.join(map(repr, ADJOINTS))}",
             )
-        if (
+        if adjoint.name == "discrete":
+            if adjoint.settings.method != problem.settings.method:
+                raise ArgumentError(
+                    "adjoint_method",
+                    f"{describe(adjoint.settings.method)}: the discrete adjoint goes back over the "
+                    "forward solve's own steps; leave it out",
+                )
+        elif (
             adjoint.name != "backsolve"
             and adjoint.settings.options.get("controller") == "torchdiffeq"
         ):
@@ -106,6 +116,7 @@ class JuliaBackend(Backend):
                 "'torchdiffeq' is for adjoint='backsolve', which torchdiffeq has, not "
                 f"{adjoint.name!r}",
             )
+        return adjoint
 
     def solve(self, problem: Problem, recordings: Sequence[Recording]) -> Solution:
         """Solve forward; the outputs carry no gradient."""
@@ -179,7 +190,7 @@ class JuliaBackend(Backend):
         times = problem.t.detach().to(device="cpu", dtype=torch.float64).contiguous()
         y = torch.empty((len(times), *y0.shape), dtype=y0.dtype)
         settings = forward_settings(problem)
-        keep = 0 if adjoint is None else 1 if adjoint.name == "backsolve" else 2
+        keep = 0 if adjoint is None else 1 + ADJOINTS[adjoint.name]
         event = None if problem.event_fn is None else Event(problem)
         stop = StopFlag()
         binding = prepared.binding
@@ -191,6 +202,7 @@ class JuliaBackend(Backend):
             y0=y0.data_ptr(),
             y=y.data_ptr(),
             keep=keep,
+            checkpoints=checkpoints(problem),
             recording=int(bool(recordings)),
             stop=stop.address,
             event=None if event is None else event.address,
@@ -289,7 +301,7 @@ def _prepare(running: Session, problem: Problem, adjoint: Adjoint | None, bridge
     params = () if adjoint is None else adjoint.params
     if bridge != "callback":
         try:
-            return _prepare_compiled(running, problem, None if adjoint is None else params)
+            return _prepare_compiled(running, problem, adjoint)
         except Untranslatable as reason:
             if bridge == "compiled":
                 raise CompileError(_cannot(problem, reason)) from reason
@@ -302,9 +314,8 @@ def _prepare(running: Session, problem: Problem, adjoint: Adjoint | None, bridge
     return _Prepared(Binding(field, (), ()), 0.0)
 
 
-def _prepare_compiled(
-    running: Session, problem: Problem, params: Sequence[Tensor] | None
-) -> _Prepared:
+def _prepare_compiled(running: Session, problem: Problem, adjoint: Adjoint | None) -> _Prepared:
+    params = None if adjoint is None else adjoint.params
     compilation, inventory = compile_field(
         problem.func, problem.layout, problem.t[0].detach(), problem.y0.detach(), params
     )
@@ -322,7 +333,8 @@ def _prepare_compiled(
         raise Untranslatable(reason)
     if not is_first:
         return _Prepared(binding, 0.0)
-    _warn_of_uncovered(problem, params)
+    if adjoint is not None:
+        _warn_of_uncovered(problem, adjoint)
     spent = time.perf_counter() - began
     return _Prepared(binding, spent + compilation.seconds if is_new else spent)
 
@@ -349,10 +361,8 @@ def _warn_once(problem: Problem, reason: Untranslatable) -> None:
     )
 
 
-def _warn_of_uncovered(problem: Problem, params: Sequence[Tensor] | None) -> None:
+def _warn_of_uncovered(problem: Problem, adjoint: Adjoint) -> None:
     """As the torch backend does: a tensor that will silently get no gradient."""
-    if params is None:
-        return
     y = problem.y0.detach().requires_grad_()
     with torch.enable_grad():
         dy = problem.layout.flatten(
@@ -360,13 +370,17 @@ def _warn_of_uncovered(problem: Problem, params: Sequence[Tensor] | None) -> Non
         )
     if not dy.requires_grad:
         return
-    missed = uncovered_leaves(dy, (y, *params))
+    missed = uncovered_leaves(dy, (y, *adjoint.params))
     if missed:
         shapes = ", ".join(str(tuple(leaf.shape)) for leaf in missed[:3])
+        where, what_to_do = (
+            ("found by looking through it", "use odeint_adjoint and name them in adjoint_params")
+            if adjoint.name == "discrete"
+            else ("among the adjoint parameters", "add them to adjoint_params")
+        )
         warnings.warn(
-            f"func uses {len(missed)} tensor(s) that require a gradient and are not among the "
-            f"adjoint parameters (shapes {shapes}): they get none from this solve; add them to "
-            "adjoint_params",
+            f"func uses {len(missed)} tensor(s) that require a gradient and are not {where} "
+            f"(shapes {shapes}): they get none from this solve; {what_to_do}",
             stacklevel=8,
         )
 
@@ -413,6 +427,12 @@ def _raise_failure(
         raise ArgumentError(
             "method",
             f"OrdinaryDiffEq has no algorithm {settings.algorithm!r} in this Julia project",
+        )
+    if status is Status.NOT_DISCRETE:
+        raise ArgumentError(
+            "method",
+            f"{settings.algorithm!r} is no explicit Runge-Kutta method, whose steps could be "
+            "differentiated; use odeint_adjoint with adjoint='gauss' or 'backsolve'",
         )
     kinds: dict[Status, tuple[type[SolveError], str]] = {
         Status.NON_FINITE: (NonFiniteStateError, _NON_FINITE),
@@ -489,19 +509,4 @@ def _check_event(problem: Problem, adjoint: Adjoint | None) -> None:
     if adjoint is not None and adjoint.name != "backsolve":
         raise ArgumentError(
             "adjoint", f"{adjoint.name!r} does not go with event_fn; use 'backsolve'"
-        )
-
-
-def _refuse_discrete_gradient(problem: Problem) -> None:
-    if not torch.is_grad_enabled():
-        return
-    try:
-        held = take_inventory(problem.func).tensors
-    except Untranslatable:  # too much to look through: its parameters are what is left to ask
-        held = tuple(problem.func.parameters()) if isinstance(problem.func, nn.Module) else ()
-    if any(x.requires_grad for x in (problem.y0, problem.t, *held)):
-        raise ArgumentError(
-            "backend",
-            "'julia' does not differentiate through the solver's steps yet; use odeint_adjoint, "
-            "torch.no_grad() if no gradient is wanted, or backend='torch'",
         )

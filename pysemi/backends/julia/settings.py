@@ -24,7 +24,16 @@ CONTROLLERS = ("default", "torchdiffeq")
 TWINS = ("DP5", "BS3")
 """Algorithms that have torchdiffeq's own steps (``julia/PySemi/src/torchdiffeq.jl``)."""
 
-_TAKEN = {"controller", "first_step", "safety", "ifactor", "dfactor", "jump_t", "step_t"}
+_TAKEN = {
+    "controller",
+    "first_step",
+    "safety",
+    "ifactor",
+    "dfactor",
+    "jump_t",
+    "step_t",
+    "checkpoints",
+}
 _CONTROL = ("safety", "ifactor", "dfactor")
 _REFUSED = {"min_step", "max_step"}
 
@@ -148,6 +157,11 @@ def check_settings(name: str, settings: SolverSettings) -> None:
                 "belongs to torchdiffeq's step size control; give controller='torchdiffeq' with "
                 "it, or leave it out",
             )
+    kept = options.get("checkpoints", 1)
+    if not isinstance(kept, int) or isinstance(kept, bool) or kept < 1:
+        raise ArgumentError(
+            f"{name}['checkpoints']", f"{describe(kept)}; give a number of states, 1 or more"
+        )
     for key in _REFUSED & set(options):
         raise ArgumentError(f"{name}[{key!r}]", "is not available with backend='julia'")
     dtype = options.get("dtype", torch.float64)
@@ -180,6 +194,8 @@ def adjoint_settings(problem: Problem, adjoint: Adjoint, packed: int) -> JuliaSe
         longer than all parameters together where there are none.
     """
     settings = adjoint.settings
+    if adjoint.name == "discrete":  # over the steps that there are
+        return forward_settings(problem)
     if adjoint.name == "backsolve":
         norm = _augmented_norm(problem, adjoint, packed)
         rtol = _augmented(settings.rtol, problem, adjoint, packed)
