@@ -60,7 +60,7 @@ def odeint(
         entries, and the first is the start.
     backend : {"auto", "torch", "julia"}
     bridge : {"auto", "compiled", "callback"}
-        How the Julia backend evaluates ``func``.
+        How the Julia backend evaluates ``func`` and ``event_fn``.
 
     Returns
     -------

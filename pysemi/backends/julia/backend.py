@@ -16,24 +16,23 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pysemi.backends.base import Backend, Gradients, Solution
-from pysemi.backends.julia.events import Event
-from pysemi.backends.julia.fields import Binding, CallbackField, compiled_field
+from pysemi.backends.julia.bridge import BRIDGES, by_bridge
+from pysemi.backends.julia.events import JuliaEvent, prepare_event
+from pysemi.backends.julia.fields import Binding, CallbackField
 from pysemi.backends.julia.settings import (
     JuliaSettings,
     adjoint_settings,
     check_settings,
     forward_settings,
 )
-from pysemi.backends.julia.verification import disagreement
+from pysemi.backends.julia.verification import bind_verified, disagreement
 from pysemi.captured import uncovered_leaves
-from pysemi.compiler.compiled import Compilation, compile_field
+from pysemi.compiler.compiled import compile_field
 from pysemi.compiler.inventory import describe_callable, take_inventory
 from pysemi.compiler.trace import warm_up
 from pysemi.compiler.untranslatable import Untranslatable
 from pysemi.errors import (
     ArgumentError,
-    BridgeWarning,
-    CompileError,
     NonFiniteStateError,
     SolveError,
     StepBudgetError,
@@ -48,7 +47,6 @@ from pysemi.stats import Recording, SolveStats, publish
 
 __all__ = ["JuliaBackend"]
 
-BRIDGES = ("auto", "compiled", "callback")
 ADJOINTS = {"backsolve": 0, "gauss": 1}
 """Those of this backend, by their numbers in Julia."""
 
@@ -151,7 +149,7 @@ class JuliaBackend(Backend):
             recording=int(bool(recordings)),
             stop=stop.address,
         )
-        outcome = _run(memory.session, "backward", request, memory.binding, stop)
+        outcome = _run(memory.session, "backward", request, (memory.binding,), stop)
         _raise_failure(outcome, "backward", settings, memory.binding)
         if not (bool(torch.isfinite(y_bar).all()) and bool(torch.isfinite(params_bar).all())):
             raise _failure(NonFiniteStateError, outcome, "backward", _NON_FINITE)
@@ -180,7 +178,10 @@ class JuliaBackend(Backend):
         y = torch.empty((len(times), *y0.shape), dtype=y0.dtype)
         settings = forward_settings(problem)
         keep = 0 if adjoint is None else 1 if adjoint.name == "backsolve" else 2
-        event = None if problem.event_fn is None else Event(problem)
+        event, compile_seconds = None, prepared.compile_seconds
+        if problem.event_fn is not None:
+            event, seconds = prepare_event(running, problem, problem.event_fn, self._bridge)
+            compile_seconds += seconds
         stop = StopFlag()
         binding = prepared.binding
         request = CForward(
@@ -194,8 +195,10 @@ class JuliaBackend(Backend):
             recording=int(bool(recordings)),
             stop=stop.address,
             event=None if event is None else event.address,
+            event_field=0 if event is None else event.number,
         )
-        outcome = _run(running, "forward", request, binding, stop)
+        bound = (binding,) if event is None else (binding, event)
+        outcome = _run(running, "forward", request, bound, stop)
         if event is not None and event.error is not None:
             raise event.error
         memory = None
@@ -211,7 +214,7 @@ class JuliaBackend(Backend):
                 settings,
                 problem.settings.norm.name,
                 None,
-                prepared.compile_seconds,
+                compile_seconds,
             ),
             recordings,
         )
@@ -287,19 +290,22 @@ _NON_FINITE = "the state became NaN or infinite; take smaller steps, or look for
 def _prepare(running: Session, problem: Problem, adjoint: Adjoint | None, bridge: str) -> _Prepared:
     """Compile the vector field, or arrange for calls back into Python."""
     params = () if adjoint is None else adjoint.params
-    if bridge != "callback":
-        try:
-            return _prepare_compiled(running, problem, None if adjoint is None else params)
-        except Untranslatable as reason:
-            if bridge == "compiled":
-                raise CompileError(_cannot(problem, reason)) from reason
-            _warn_once(problem, reason)
-    field = running.run(
-        lambda border: CallbackField(
-            running, border, problem.func, problem.layout, problem.y0, params
+
+    def callback() -> _Prepared:
+        field = running.run(
+            lambda border: CallbackField(
+                running, border, problem.func, problem.layout, problem.y0, params
+            )
         )
+        return _Prepared(Binding(field, (), ()), 0.0)
+
+    return by_bridge(
+        bridge,
+        describe_callable(problem.func),
+        "It runs by callback, which takes about as long as torchdiffeq",
+        lambda: _prepare_compiled(running, problem, None if adjoint is None else params),
+        callback,
     )
-    return _Prepared(Binding(field, (), ()), 0.0)
 
 
 def _prepare_compiled(
@@ -308,45 +314,16 @@ def _prepare_compiled(
     compilation, inventory = compile_field(
         problem.func, problem.layout, problem.t[0].detach(), problem.y0.detach(), params
     )
-    began = time.perf_counter()
-    field, is_new = running.run(lambda border: compiled_field(running, border, compilation))
-    binding = Binding(field, compilation.tensors(inventory), compilation.params(inventory))
-    key = id(compilation)
-    checked, reason = _verdicts.get(key, (None, None))
-    is_first = checked is None or checked() is not compilation
-    if is_first:
-        reason = running.run(lambda border: disagreement(border, binding, problem, params))
-        watched = weakref.ref(compilation, lambda _: _verdicts.pop(key, None))
-        _verdicts[key] = (watched, reason)
-    if reason is not None:
-        raise Untranslatable(reason)
-    if not is_first:
+    binding, seconds = bind_verified(
+        running,
+        compilation,
+        inventory,
+        lambda border, binding: disagreement(border, binding, problem, params),
+    )
+    if seconds is None:
         return _Prepared(binding, 0.0)
     _warn_of_uncovered(problem, params)
-    spent = time.perf_counter() - began
-    return _Prepared(binding, spent + compilation.seconds if is_new else spent)
-
-
-_verdicts: dict[int, tuple[weakref.ref[Compilation], str | None]] = {}
-"""By id: whether PyTorch agreed with the compiled field, or what differed."""
-
-_warned: set[Any] = set()
-
-
-def _cannot(problem: Problem, reason: Untranslatable) -> str:
-    return f"{describe_callable(problem.func)} cannot be compiled: {reason.what}"
-
-
-def _warn_once(problem: Problem, reason: Untranslatable) -> None:
-    text = _cannot(problem, reason)
-    if text in _warned:
-        return
-    _warned.add(text)
-    warnings.warn(
-        f"{text}. It runs by callback, which takes about as long as torchdiffeq",
-        BridgeWarning,
-        stacklevel=8,
-    )
+    return _Prepared(binding, seconds)
 
 
 def _warn_of_uncovered(problem: Problem, params: Sequence[Tensor] | None) -> None:
@@ -375,13 +352,14 @@ def _run(
     running: Session,
     name: str,
     request: CForward | CBackward,
-    binding: Binding,
+    bound: Sequence[Binding | JuliaEvent],
     stop: StopFlag,
 ) -> _Outcome:
     report = CReport()
 
     def job(border: Border) -> _Outcome:
-        binding.bind()
+        for part in bound:
+            part.bind()
         began = time.perf_counter()
         status = border.call(name, ctypes.addressof(request), ctypes.addressof(report))
         seconds = time.perf_counter() - began
@@ -414,6 +392,8 @@ def _raise_failure(
             "method",
             f"OrdinaryDiffEq has no algorithm {settings.algorithm!r} in this Julia project",
         )
+    if status is Status.EVENT_IS_NAN:
+        raise ArgumentError("event_fn", f"is NaN at t = {outcome.report.event_time:.6g}")
     kinds: dict[Status, tuple[type[SolveError], str]] = {
         Status.NON_FINITE: (NonFiniteStateError, _NON_FINITE),
         Status.UNDERFLOW: (
