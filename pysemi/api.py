@@ -65,7 +65,7 @@ def odeint(
         entries, and the first is the start.
     backend : {"auto", "torch", "julia"}
     bridge : {"auto", "compiled", "callback"}
-        How the Julia backend evaluates ``func``.
+        How the Julia backend evaluates ``func`` and ``event_fn``.
 
     Returns
     -------
@@ -144,9 +144,11 @@ def odeint_adjoint(
         The tensors that get a gradient, beside y0 and t; ``func.parameters()``
         if left out, and then ``func`` must be an ``nn.Module``.
     adjoint : str
-        "backsolve", the paper's method. The others are the Julia backend's: "gauss"
-        and "discrete", the gradient of the forward solve's steps, which has no
-        method, tolerances or norm of its own.
+        "backsolve", the paper's method. The others are the Julia backend's:
+        "interpolating" takes y from the forward solve instead of solving for it again;
+        "gauss" and "quadrature" also integrate dL/dθ apart from the solve;
+        "discrete" is the gradient of the forward solve's own steps, and has no
+        method, tolerances or norm.
 
     Returns
     -------

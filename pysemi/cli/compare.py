@@ -28,7 +28,10 @@ class Adjoint(str, Enum):
     """Adjoints of the Julia backend."""
 
     backsolve = "backsolve"
+    interpolating = "interpolating"
     gauss = "gauss"
+    quadrature = "quadrature"
+    discrete = "discrete"
 
 
 class Precision(str, Enum):

@@ -1,4 +1,4 @@
-"""Compiles vector fields to tapes of Julia kernels; needs no Julia to do so.
+"""Compiles vector fields and event functions to tapes of Julia kernels; needs no Julia to do so.
 
 The path of a vector field: ``inventory`` (what it consists of), ``trace`` (torch's own
 graph of f and its products), ``translate`` and ``ops`` (that graph in the compiler's form),

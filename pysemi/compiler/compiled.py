@@ -1,4 +1,4 @@
-"""From a vector field to its tape: traced once for each structure, used by all that share it."""
+"""From a function to its tape: traced once for each structure, used by all that share it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-from pysemi.compiler.inventory import Inventory, take_inventory
+from pysemi.compiler.inventory import Inventory, Same, take_inventory
 from pysemi.compiler.lower import Place, lower
 from pysemi.compiler.tape import Role, Tape
 from pysemi.compiler.trace import FlatField, Traced, trace_field, trace_joint
@@ -21,7 +21,7 @@ from pysemi.compiler.translate import translate
 from pysemi.compiler.untranslatable import Untranslatable
 from pysemi.state import StateLayout, check_derivative
 
-__all__ = ["Compilation", "compile_field", "flat_field"]
+__all__ = ["Compilation", "Kind", "compile_event", "compile_field", "flat_event", "flat_field"]
 
 DTYPES = (torch.float32, torch.float64)
 """Of the states that can be compiled."""
@@ -29,13 +29,18 @@ DTYPES = (torch.float32, torch.float64)
 KEPT = 256
 """Compilations remembered; the least recently used goes first."""
 
+Kind: TypeAlias = Literal["field", "event"]
+"""A vector field, or an event function."""
+
 
 @dataclass(frozen=True)
 class Compilation:
-    """What all vector fields of one structure share.
+    """What all vector fields, or all event functions, of one structure share.
 
     Attributes
     ----------
+    kind : str
+        Which of the two; the same tape may be made for both.
     tape : Tape
     sources : tuple of (int or Tensor)
         For each of the tape's buffers of role "tensor": which of the inventory's
@@ -46,6 +51,7 @@ class Compilation:
         Spent on tracing and lowering.
     """
 
+    kind: Kind
     tape: Tape
     sources: tuple[int | Tensor, ...]
     param_sources: tuple[int, ...]
@@ -53,11 +59,11 @@ class Compilation:
 
     @property
     def is_shareable(self) -> bool:
-        """Whether it serves other vector fields of the structure too."""
+        """Whether it serves other functions of the structure too."""
         return all(isinstance(source, int) for source in self.sources)
 
     def tensors(self, inventory: Inventory) -> list[Tensor]:
-        """The tensors that a vector field's tape reads, in the order of the buffers."""
+        """The tensors that a function's tape reads, in the order of the buffers."""
         return [
             inventory.tensors[source] if isinstance(source, int) else source
             for source in self.sources
@@ -81,6 +87,68 @@ def flat_field(func: Callable[[Tensor, Any], Any], layout: StateLayout) -> FlatF
         return layout.flatten(dy).to(y.dtype).expand(y.shape)
 
     return field
+
+
+def flat_event(event_fn: Callable[[Tensor, Any], Any], layout: StateLayout) -> FlatField:
+    """``event_fn`` as a function of the flat state: a vector of its values, of the state's dtype.
+
+    It raises :class:`Untranslatable` where there is no value whose sign could change.
+    """
+
+    def event(t: Tensor, y: Tensor) -> Tensor:
+        values = event_fn(t, layout.unflatten(y))
+        if not isinstance(values, Tensor):
+            raise Untranslatable(f"it returns a {type(values).__name__}, not a tensor")
+        if not values.is_floating_point():
+            raise Untranslatable(f"it returns a tensor of {values.dtype}")
+        if values.numel() == 0:
+            raise Untranslatable("it returns a tensor without elements")
+        return values.reshape(-1).to(y.dtype)
+
+    return event
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is to be compiled.
+
+    Attributes
+    ----------
+    kind : str
+        A vector field and an event function may be the same object.
+    func : callable
+        As the user gave it.
+    flat : callable
+        ``func`` as a function of the flat state.
+    params : sequence of Tensor or None
+        Parameters whose gradients are wanted; None for the values alone.
+    """
+
+    kind: Kind
+    func: Callable[[Tensor, Any], Any]
+    flat: FlatField
+    params: Sequence[Tensor] | None
+
+    def inventory(self) -> Inventory:
+        return take_inventory((self.func, tuple(self.params or ())))
+
+    def trace(self, t: Tensor, y: Tensor) -> Traced:
+        if self.params is None:
+            return trace_field(self.flat, t, y)
+        return trace_joint(self.flat, t, y, torch.ones_like(y), self.params)
+
+    @property
+    def inputs(self) -> list[str]:
+        """Of what is traced, in order."""
+        return ["t", "y"] if self.params is None else ["t", "y", "cotangent"]
+
+    @property
+    def programs(self) -> dict[str, list[str]]:
+        """Each with the results that it computes; the last computes all, in the traced order."""
+        if self.params is None:
+            return {"field": ["dy"]}
+        bars = [f"param_bar{index}" for index in range(len(self.params))]
+        return {"field": ["dy"], "pullback": ["dy", "y_bar"], "joint": ["dy", "y_bar", *bars]}
 
 
 _known: OrderedDict[Any, Compilation | Untranslatable] = OrderedDict()
@@ -111,17 +179,49 @@ def compile_field(
     Untranslatable
         Saying why ``func`` cannot be compiled.
     """
-    inventory = take_inventory((func, tuple(params or ())))
+    subject = _Subject("field", func, flat_field(func, layout), params)
+    return _compilation(subject, layout, t, y)
+
+
+def compile_event(
+    event_fn: Callable[[Tensor, Any], Any], layout: StateLayout, t: Tensor, y: Tensor
+) -> tuple[Compilation, Inventory]:
+    """Return the compilation that serves ``event_fn``, and its inventory.
+
+    Its tape has the program "field" alone, whose result is the vector of ``event_fn``'s values.
+
+    Parameters
+    ----------
+    event_fn : callable
+        (t, y as the user has it) -> a floating point tensor of any shape, not empty.
+    layout, t, y
+        As for :func:`compile_field`.
+
+    Raises
+    ------
+    Untranslatable
+        Saying why ``event_fn`` cannot be compiled.
+    """
+    subject = _Subject("event", event_fn, flat_event(event_fn, layout), None)
+    return _compilation(subject, layout, t, y)
+
+
+def _compilation(
+    subject: _Subject, layout: StateLayout, t: Tensor, y: Tensor
+) -> tuple[Compilation, Inventory]:
+    """What is remembered for the subject, or what is made now."""
+    inventory = subject.inventory()
     key: tuple[Any, ...] = (
+        subject.kind,
         inventory.key,
         layout,
         y.dtype,
         tuple(y.shape),
         y.device,
-        params is None,
+        subject.params is None,
     )
     with _lock:
-        for candidate in (key, (key, id(func))):
+        for candidate in (key, (key, Same(subject.func))):
             found = _known.get(candidate)
             if found is not None:
                 _known.move_to_end(candidate)
@@ -129,13 +229,12 @@ def compile_field(
                     raise found
                 return found, inventory
         try:
-            made = _compile(func, layout, t, y, params, inventory)
+            made = _compile(subject, t, y, inventory)
         except Untranslatable as reason:
             _remember(key, reason)
             raise
-        # What only this object is known to need holds for this object alone; the entry's
-        # own reference to it keeps its id from being used again.
-        _remember(key if made.is_shareable else (key, id(func)), made)
+        # What only this object is known to need holds for this object alone.
+        _remember(key if made.is_shareable else (key, Same(subject.func)), made)
         return made, inventory
 
 
@@ -151,32 +250,20 @@ def _remember(key: Any, made: Compilation | Untranslatable) -> None:
         _known.popitem(last=False)
 
 
-def _compile(
-    func: Callable[[Tensor, Any], Any],
-    layout: StateLayout,
-    t: Tensor,
-    y: Tensor,
-    params: Sequence[Tensor] | None,
-    inventory: Inventory,
-) -> Compilation:
+def _compile(subject: _Subject, t: Tensor, y: Tensor, inventory: Inventory) -> Compilation:
     began = time.perf_counter()
-    _check(y, params or ())
-    field = flat_field(func, layout)
-    versions = [tensor._version for tensor in inventory.tensors]
-    t = t.detach().to(y.dtype)
+    _check(y, subject.params or ())
+    versions = [_version(tensor) for tensor in inventory.tensors]
     try:
-        if params is None:
-            traced = trace_field(field, t, y)
-        else:
-            traced = trace_joint(field, t, y, torch.ones_like(y), params)
+        traced = subject.trace(t.detach().to(y.dtype), y)
     except Untranslatable:
-        _check_unchanged(func, params, inventory, versions)  # names more than an operator
+        _check_unchanged(subject, inventory, versions)  # names more than an operator
         raise
-    _check_unchanged(func, params, inventory, versions)
-    tape, sources = _lower(traced, y, params, inventory)
+    _check_unchanged(subject, inventory, versions)
+    tape, sources = _lower(subject, traced, y, inventory)
     places = {id(tensor): index for index, tensor in enumerate(inventory.tensors)}
-    param_sources = tuple(places[id(param)] for param in params or ())
-    return Compilation(tape, sources, param_sources, time.perf_counter() - began)
+    param_sources = tuple(places[id(param)] for param in subject.params or ())
+    return Compilation(subject.kind, tape, sources, param_sources, time.perf_counter() - began)
 
 
 def _check(y: Tensor, params: Sequence[Tensor]) -> None:
@@ -189,32 +276,69 @@ def _check(y: Tensor, params: Sequence[Tensor]) -> None:
             raise Untranslatable(f"a parameter of {param.dtype} with a state of {y.dtype}")
 
 
-def _check_unchanged(
-    func: Any, params: Sequence[Tensor] | None, before: Inventory, versions: Sequence[int]
-) -> None:
-    """Refuse a field that changes its own Python state or tensors when it is called."""
-    after = take_inventory((func, tuple(params or ())))
+def _version(tensor: Tensor) -> int | None:
+    """How often it was changed in place; that of inference tensors is not counted."""
+    return None if tensor.is_inference() else tensor._version
+
+
+def _check_unchanged(subject: _Subject, before: Inventory, versions: Sequence[int | None]) -> None:
+    """Refuse what changes its own Python state or tensors when it is called."""
+    after = subject.inventory()
     if after.key != before.key:
         changed = before.changes(after) or ["its attributes"]
         named = ", ".join(path.removeprefix("[0].") for path in changed[:3])
         raise Untranslatable(f"calling it changes {named}, which a compiled call would not")
     tensors = zip(before.tensors, after.tensors, before.paths, versions, strict=True)
     for tensor, later, path, version in tensors:
-        if tensor is not later or tensor._version != version:
+        if tensor is not later or _version(tensor) != version:
             raise Untranslatable(f"calling it changes the tensor {path.removeprefix('[0].')}")
 
 
 def _lower(
-    traced: Traced, y: Tensor, params: Sequence[Tensor] | None, inventory: Inventory
+    subject: _Subject, traced: Traced, y: Tensor, inventory: Inventory
 ) -> tuple[Tape, tuple[int | Tensor, ...]]:
-    known = {id(tensor): index for index, tensor in enumerate(inventory.tensors)}
-    packed = {id(param): index for index, param in enumerate(params or ())}
+    params = subject.params or ()
+    places, packed_size = _places(params)
+    names, captured = _name_captured(traced, params, inventory)
+    places |= {f"tensor{index}": Place("tensor", 0, index) for index in range(len(captured))}
+    programs = subject.programs
+    outputs = list(programs.values())[-1]
+    graph = translate(traced.module, subject.inputs, outputs, names)
+    # A role that no program has a use for has one element.
+    used = {places[name].role for name in (*subject.inputs, *outputs)}
+    size = prod(y.shape)
+    sizes: dict[Role, int] = {
+        "t": 1,
+        "y": size,
+        "cotangent": size if "cotangent" in used else 1,
+        "params": packed_size,
+        "dy": prod(graph.outputs["dy"].shape),
+        "y_bar": size if "y_bar" in used else 1,
+        "params_bar": packed_size,
+    }
+    tape = lower(graph, programs, places, sizes, y.dtype)
+    # A tensor that no program needs has no buffer; those that have are in order of use.
+    return tape, tuple(captured[buffer.place] for buffer in tape.of_role("tensor"))
+
+
+def _places(params: Sequence[Tensor]) -> tuple[dict[str, Place], int]:
+    """Where inputs and results lie that are no captured tensors, and the length of packed θ."""
     places = {role: Place(role) for role in ("t", "y", "cotangent", "dy", "y_bar")}
     offset = 0
-    for index, param in enumerate(params or ()):
+    for index, param in enumerate(params):
         places[f"param{index}"] = Place("params", offset)
         places[f"param_bar{index}"] = Place("params_bar", offset)
         offset += param.numel()
+    # SciMLSensitivity wants at least one parameter; a vector of none gets a silent one.
+    return places, max(offset, 1)
+
+
+def _name_captured(
+    traced: Traced, params: Sequence[Tensor], inventory: Inventory
+) -> tuple[dict[str, str], list[int | Tensor]]:
+    """Attribute of the traced module -> name of an input; and the tensors that are not packed."""
+    known = {id(tensor): index for index, tensor in enumerate(inventory.tensors)}
+    packed = {id(param): index for index, param in enumerate(params)}
     names: dict[str, str] = {}
     captured: list[int | Tensor] = []
     for attribute, tensor in traced.tensors.items():
@@ -224,28 +348,5 @@ def _lower(
         if tensor.device.type != "cpu":
             raise Untranslatable(f"a tensor on {tensor.device}")
         names[attribute] = f"tensor{len(captured)}"
-        places[names[attribute]] = Place("tensor", 0, len(captured))
         captured.append(known.get(id(tensor), tensor))
-    bars = [f"param_bar{index}" for index in range(len(params or ()))]
-    if params is None:
-        inputs, outputs = ["t", "y"], ["dy"]
-        programs = {"field": ["dy"]}
-    else:
-        inputs, outputs = ["t", "y", "cotangent"], ["dy", "y_bar", *bars]
-        programs = {"field": ["dy"], "pullback": ["dy", "y_bar"], "joint": outputs}
-    graph = translate(traced.module, inputs, outputs, names)
-    size = prod(y.shape)
-    # SciMLSensitivity wants at least one parameter; a vector of none gets a silent one.
-    packed_size = max(offset, 1)
-    sizes: dict[Role, int] = {
-        "t": 1,
-        "y": size,
-        "cotangent": size,
-        "params": packed_size,
-        "dy": size,
-        "y_bar": size,
-        "params_bar": packed_size,
-    }
-    tape = lower(graph, programs, places, sizes, y.dtype)
-    # A tensor that no program needs has no buffer; those that have are in order of use.
-    return tape, tuple(captured[buffer.place] for buffer in tape.of_role("tensor"))
+    return names, captured

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from pysemi.compiler.untranslatable import Untranslatable
 
-__all__ = ["Inventory", "take_inventory"]
+__all__ = ["Inventory", "Same", "take_inventory"]
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.layout)
 """Values that are their own description."""
@@ -80,7 +80,7 @@ def take_inventory(field: Any) -> Inventory:
     return Inventory(tuple(walk.key), tuple(walk.tensors), tuple(walk.paths), tuple(walk.state))
 
 
-class _Same:
+class Same:
     """Stands for an object that can only be compared by identity."""
 
     __slots__ = ("target",)
@@ -89,7 +89,7 @@ class _Same:
         self.target = target
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and other.target is self.target
+        return isinstance(other, Same) and other.target is self.target
 
     def __hash__(self) -> int:
         return id(self.target)
@@ -143,7 +143,7 @@ class _Walk:
             digest = blake2b(np.ascontiguousarray(x).tobytes()).digest()
             self._plain((x.shape, str(x.dtype), digest), path)
         elif isinstance(x, (type, types.ModuleType, types.BuiltinFunctionType)):
-            self.key.append(_Same(x))
+            self.key.append(Same(x))
         elif isinstance(x, PLAIN):  # subclasses of int and the like
             self._plain(x, path)
         else:
@@ -182,7 +182,7 @@ class _Walk:
     def _mapping(self, x: Mapping[Any, Any], path: str) -> None:
         self.key.append((type(x), len(x)))
         for name, value in x.items():
-            self.key.append(name if isinstance(name, PLAIN) else _Same(name))
+            self.key.append(name if isinstance(name, PLAIN) else Same(name))
             self.visit(value, f"{path}.{name}" if isinstance(name, str) else f"{path}[{name!r}]")
 
     def _function(self, x: types.FunctionType, path: str) -> None:
@@ -245,7 +245,7 @@ class _Walk:
                 self.visit(getattr(x, name), f"{path}.{name}")
                 found = True
         if not found:  # nothing can be seen inside
-            self.key.append(_Same(x))
+            self.key.append(Same(x))
 
     def _code_of(self, kind: type, path: str) -> None:
         """The user's own classes: their methods' code, what that names, and class attributes."""

@@ -122,7 +122,8 @@ class Tape:
     ----------
     buffers : tuple of Buffer
     programs : dict of str to tuple of Instruction
-        "field" computes f; "pullback" f and λᵀ∂f/∂y; "joint" those and λᵀ∂f/∂θ.
+        "field" computes f, or an event function's values; "pullback" f and λᵀ∂f/∂y; "joint"
+        those and λᵀ∂f/∂θ.
     """
 
     buffers: tuple[Buffer, ...]

@@ -101,9 +101,9 @@ def _trace(function: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Traced:
     # Fresh copies: a field that changes its argument in place must not change the user's.
     inputs = tuple(x.detach().clone() for x in inputs)
     try:
-        with _module_paths(), _ScalarIndexing(), fx_traceback.preserve_node_meta():
+        with _module_paths(), _ScalarIndexing(), _ValuesUnseen(), fx_traceback.preserve_node_meta():
             traced = make_fx(function, _decompositions(), tracing_mode="real")(*inputs)
-            _refuse_random(traced)
+            _refuse_unrepeatable(traced)
             if any(map(_mutates, traced.graph.nodes)):
                 run = fx.Interpreter(traced).run
                 traced = make_fx(torch.func.functionalize(run), _decompositions())(*inputs)
@@ -114,7 +114,7 @@ def _trace(function: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Traced:
     traced.graph.eliminate_dead_code()
     for node in traced.graph.nodes:
         if _mutates(node):
-            raise Untranslatable(f"{node.target}, which changes a tensor of the vector field's own")
+            raise Untranslatable(f"{node.target}, which changes a tensor of the function's own")
     return Traced(traced, _captured(traced))
 
 
@@ -160,16 +160,21 @@ def _mutates(node: fx.Node) -> bool:
     return _is_mutable(node.target)
 
 
-def _refuse_random(traced: fx.GraphModule) -> None:
+def _refuse_unrepeatable(traced: fx.GraphModule) -> None:
+    """Refuse what would be another graph, or other numbers, the next time."""
     for node in traced.graph.nodes:
         tags = getattr(node.target, "tags", ())
         if torch.Tag.nondeterministic_seeded in tags:
             raise Untranslatable(f"{node.target}, which draws random numbers")
+        # Integer indices have results of a known shape; masks are refused by name.
+        if torch.Tag.dynamic_output_shape in tags and node.target not in OPERATORS:
+            raise Untranslatable(f"{node.target}, whose result has no fixed shape")
 
 
 def _reason(error: Exception) -> str:
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if "get value out of a tracing tensor" in str(error) or "data-dependent" in str(error):
+    seen = isinstance(error, _ValueSeen) or "get value out of a tracing tensor" in str(error)
+    if seen or "data-dependent" in str(error):
         return "Python code that looks at a tensor's value" + _user_line(error)
     return f"{type(error).__name__}: {text}{_user_line(error)}"
 
@@ -228,6 +233,38 @@ class _ScalarIndexing(TorchFunctionMode):
             if any(map(_is_scalar_index, parts)) and all(map(_is_basic, parts)):
                 return _select(x, parts)
         return func(*args, **(kwargs or {}))
+
+
+class _ValueSeen(Exception):
+    """Python code asked for the numbers in a tensor."""
+
+
+class _ValuesUnseen(TorchFunctionMode):
+    """Refuses to hand a tensor's memory to NumPy or to Python.
+
+    Torch does not see what they do with it, and the trace would keep today's result.
+    """
+
+    def __torch_function__(
+        self, func: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func in _EXPOSING or (func in _COPYING and any(map(_lists_tensors, args))):
+            raise _ValueSeen(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+_EXPOSING = frozenset(
+    {torch.Tensor.numpy, torch.Tensor.__array__, torch.Tensor.tolist, torch.Tensor.__dlpack__}
+)
+
+_COPYING = frozenset({torch.tensor, torch.as_tensor, torch.asarray, torch.Tensor.new_tensor})
+"""They make a tensor of the numbers that lists hold."""
+
+
+def _lists_tensors(data: Any) -> bool:
+    return isinstance(data, (list, tuple)) and any(
+        isinstance(x, Tensor) or _lists_tensors(x) for x in data
+    )
 
 
 def _is_scalar_index(part: Any) -> bool:

@@ -14,6 +14,7 @@ from pysemi.compiler.builder import Builder
 from pysemi.compiler.graph import Graph, Handle, Literal, View
 from pysemi.compiler.ops import OPERATORS
 from pysemi.compiler.ops.indexing import constant_value
+from pysemi.compiler.scalar import JULIA_TYPES
 from pysemi.compiler.untranslatable import Untranslatable
 
 __all__ = ["translate"]
@@ -65,6 +66,12 @@ def translate(
     return builder.graph
 
 
+def _check_types(node: fx.Node) -> None:
+    for value in tree_flatten(node.meta.get("val"))[0]:
+        if isinstance(value, Tensor) and value.dtype not in JULIA_TYPES:
+            raise Untranslatable(f"{node.target} with {value.dtype}")
+
+
 def _input(builder: Builder, name: str, like: Tensor) -> View:
     return builder.input(name, like.shape, like.dtype)
 
@@ -80,6 +87,7 @@ def _call(builder: Builder, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any
         return folded
     if entry is None:
         raise Untranslatable(_named(node))
+    _check_types(node)
     return entry(builder, node.meta.get("val"), *args, **kwargs)
 
 

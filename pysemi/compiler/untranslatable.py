@@ -1,4 +1,4 @@
-"""Why a vector field cannot be compiled."""
+"""Why a function cannot be compiled."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ __all__ = ["Untranslatable"]
 
 
 class Untranslatable(Exception):
-    """A vector field, or one operator in it, that the compiler does not translate.
+    """A function, or one operator in it, that the compiler does not translate.
 
-    It never reaches a user: the field is run another way, and the reason is told.
+    It never reaches a user: the function is run another way, and the reason is told.
 
     Attributes
     ----------

@@ -39,7 +39,8 @@ class Status(IntEnum):
     UNDERFLOW = 5
     EXHAUSTED = 6
     UNKNOWN_ALGORITHM = 7
-    NOT_DISCRETE = 8
+    EVENT_IS_NAN = 8
+    NOT_DISCRETE = 9
 
 
 class Level(IntEnum):
@@ -92,6 +93,7 @@ class CForward(ctypes.Structure):
         ("recording", c_int64),
         ("stop", c_void_p),
         ("event", c_void_p),
+        ("event_field", c_int64),
     ]
 
 
@@ -138,7 +140,7 @@ ForeignNormFunction = ctypes.CFUNCTYPE(c_double, c_void_p, c_int64)
 """(pointer, length) -> the norm, or -1 if it raised."""
 
 ForeignEventFunction = ctypes.CFUNCTYPE(c_double, c_double, c_void_p)
-"""(t, pointer to y) -> the event function's value, or NaN if it raised."""
+"""(t, pointer to y) -> the event function's value, NaN if it raised."""
 
 _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "message": (c_void_p, c_int64),

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import pysemi
-from pysemi.backends.julia import backend as julia_backend
+from pysemi.backends.julia.bridge import forget_warnings
 from pysemi.compiler import compiled
 from pysemi.errors import ArgumentError, BridgeWarning, CompileError
 from tests.backends.test_julia import gradients, spiral
@@ -57,7 +57,7 @@ class Branching(nn.Module):
 
 
 def test_what_cannot_be_compiled_runs_by_callback_and_says_so_once():
-    julia_backend._warned.clear()
+    forget_warnings()
     y0 = torch.ones(2, dtype=torch.float64)
     with pytest.warns(BridgeWarning, match="if y.sum"):
         y, _, solves = gradients(Branching(), y0, times(0.0, 1.0), "julia", loss=lambda y: y.sum())
@@ -77,7 +77,7 @@ def test_what_julia_cannot_build_runs_by_callback_too():
         def forward(self, t, y):
             return torch.sin(y.permute(7, 5, 3, 1, 6, 4, 2, 0)) + y.permute(1, 0, 3, 2, 5, 4, 7, 6)
 
-    julia_backend._warned.clear()
+    forget_warnings()
     with pytest.warns(BridgeWarning, match="separate dimensions"):
         _, _, solves = gradients(
             Scrambled(), torch.rand((2,) * 8, dtype=torch.float64), times(0.0, 0.1), "julia"
@@ -90,7 +90,7 @@ def test_a_wrong_translation_is_found_before_it_is_used(monkeypatch):
     from pysemi.compiler.ops.registry import aten
 
     compiled.forget_compilations()
-    julia_backend._warned.clear()
+    forget_warnings()
 
     def wrong(builder, meta, x):
         return builder.pointwise("sin($1)", x, dtype=meta.dtype)
@@ -143,7 +143,7 @@ def test_python_state_that_changes_between_solves_is_noticed():
     assert float(falling[-1]) == pytest.approx(0.36787944, rel=1e-6)
     assert float(rising[-1]) == pytest.approx(2.71828183, rel=1e-6)
     field.train()
-    julia_backend._warned.clear()
+    forget_warnings()
     with pytest.warns(BridgeWarning, match="random"):
         pysemi.odeint_adjoint(
             field, y0, times(0.0, 0.1), adjoint_params=(), backend="julia", rtol=1, atol=1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -133,6 +134,33 @@ def test_control_flow_on_values_is_refused_with_the_line():
     what = refusal(field)
     assert "looks at a tensor's value" in what
     assert "if y.sum() > 0:" in what
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        lambda t, y: torch.as_tensor(y.detach().numpy()),
+        lambda t, y: y * torch.as_tensor(np.sin(y.detach())),
+        lambda t, y: torch.tensor(y.tolist()),
+        lambda t, y: torch.from_dlpack(np.from_dlpack(y.detach())),
+        lambda t, y: y * torch.tensor([y[0, 0], t]),
+        lambda t, y: y * y.new_tensor([[1.0, y[0, 1]]]),
+    ],
+)
+@pytest.mark.parametrize("params", [None, ()])
+def test_numbers_that_leave_torch_are_refused_since_the_trace_would_keep_them(field, params):
+    assert "looks at a tensor's value" in refusal(field, params=params)
+
+
+def test_a_result_as_long_as_the_values_make_it_is_refused():
+    assert "no fixed shape" in refusal(lambda t, y: y * len(torch.nonzero(y)))
+
+
+def test_a_tensor_made_in_inference_mode_is_read_like_any_other():
+    with torch.inference_mode():
+        scale = torch.ones(2)
+    made, inventory = compile_(lambda t, y: y * scale, params=None)
+    assert made.tensors(inventory)[0] is scale
 
 
 def test_random_numbers_are_refused_by_name():

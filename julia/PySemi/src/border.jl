@@ -15,7 +15,8 @@
     UNDERFLOW = 5
     EXHAUSTED = 6 # too many steps
     UNKNOWN_ALGORITHM = 7
-    NOT_DISCRETE = 8 # no steps that can be made again
+    EVENT_IS_NAN = 8 # at the report's event time
+    NOT_DISCRETE = 9 # no steps that can be made again
 end
 
 "One direction's settings. Pointers with a count of 0 are not looked at."
@@ -59,6 +60,8 @@ struct CForward
     stop::Ptr{Int32}
     "`(t, pointer to y) -> number` whose change of sign ends the solve, or null."
     event::Ptr{Cvoid}
+    "A field whose values end the solve when the first of them changes sign, or 0."
+    event_field::Int64
 end
 
 struct CBackward
@@ -107,6 +110,7 @@ function status_of(error)
     error isa ForeignError && return FOREIGN
     error isa UnknownAlgorithm && return UNKNOWN_ALGORITHM
     error isa NotRungeKutta && return NOT_DISCRETE
+    error isa EventIsNaN && return EVENT_IS_NAN
     MESSAGE[] = sprint(showerror, error)
     return FAILED
 end
@@ -230,6 +234,13 @@ end
 # Julia 1.10.6 when the precompiled package was loaded.
 in_newest_world(f, arguments...; options...) = Base.invokelatest(f, arguments...; options...)
 
+"The function of `(u, t)` whose change of sign ends the solve, or nothing."
+function event_of(::Type{T}, c::CForward, u0, t0) where {T}
+    c.event == C_NULL || return ForeignEvent{T}(c.event, zeros(T, length(u0)))
+    c.event_field == 0 || return TapeEvent(HELD[c.event_field], u0, t0)
+    return nothing
+end
+
 function border_forward(request::Ptr{CForward}, report::Ptr{CReport})
     return answered() do
         c = unsafe_load(request)
@@ -251,21 +262,22 @@ function forward(field::Field{T}, c::CForward, report) where {T}
     status = try
         alg = algorithm(unsafe_string(c.settings.algorithm); dense = c.keep == 2)
         y, y0 = as_matrix(T, c.y, n, c.ntimes), copy(as_vector(T, c.y0, n))
-        solved = if c.event == C_NULL
+        event = event_of(T, c, y0, times[1])
+        solved = if event === nothing
             in_newest_world(
                 solve_forward!, y, field, y0, times, alg, settings;
                 dense = c.keep == 2, log = c.keep == 3 ? log_for(y0, alg, settings, c.checkpoints) : nothing
             )
         else
-            event = ForeignEvent{T}(c.event, zeros(T, n))
             in_newest_world(
                 solve_until!, event, y, field, y0, times[1], direction, alg, settings
             )
         end
-        c.event == C_NULL || (event_time = solved.times[end])
+        event === nothing || (event_time = solved.times[end])
         c.keep == 0 || (solution = hold(solved))
         status_of(solved.code)
     catch error
+        error isa EventIsNaN && (event_time = error.t)
         status_of(error)
     end
     report!(report, status, field.tally, solution, event_time)

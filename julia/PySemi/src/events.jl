@@ -1,9 +1,47 @@
 # Solves that end when a function of the state changes sign.
 
+"The event function has no value at the time `t`."
+struct EventIsNaN <: Exception
+    t::Float64
+end
+Base.showerror(io::IO, e::EventIsNaN) = print(io, "the event function is NaN at t = ", e.t)
+
+"""
+    TapeEvent(field, u0, t0)
+
+An event function whose values the program `field.field` computes. Of several, the first to
+change sign ends the solve, as in torchdiffeq: each is made positive at the start, `u0` at
+`t0`, and the smallest counts.
+"""
+struct TapeEvent{T, V <: AbstractVector{T}}
+    field::Field{T, V}
+    signs::V
+    signed::V
+end
+
+function TapeEvent(field::Field{T, V}, u0, t0) where {T, V}
+    signs = sign.(event_values!(field, u0, t0))
+    return TapeEvent{T, V}(field, signs, similar(signs))
+end
+
+function event_values!(field::Field, u, t)
+    memory = field.memory
+    copyto!(memory.y, u)
+    fill!(memory.t, t)
+    field.field()
+    return memory.dy
+end
+
+function (event::TapeEvent)(u, t)
+    event.signed .= event.signs .* event_values!(event.field, u, t)
+    return event_value(minimum(event.signed), t)
+end
+
 """
     ForeignEvent(call, dense)
 
-An event function of Python's: `call(t, pointer to y)`.
+An event function of Python's: `call(t, pointer to y)`. A Python exception cannot pass
+through here; it is kept there, and NaN answered.
 """
 struct ForeignEvent{T}
     call::Ptr{Cvoid}
@@ -13,16 +51,21 @@ end
 function (event::ForeignEvent{T})(u, t) where {T}
     copyto!(event.dense, u)
     value = GC.@preserve event ccall(event.call, Cdouble, (Cdouble, Ptr{T}), t, event.dense)
-    # A Python exception cannot pass through here; it is kept there, and NaN answered.
-    isnan(value) && throw(ForeignError())
-    return value
+    return event_value(value, t)
+end
+
+"What a root finder is told: it cannot do with NaN."
+function event_value(value, t)
+    isnan(value) && throw(EventIsNaN(t))
+    return Float64(value)
 end
 
 """
     solve_until!(event, out, field, u0, t0, direction, alg, settings)
 
-Solve from `t0` on (back in time if `direction` is -1) until `event(u, t)` changes sign between two steps, as torchdiffeq looks
-for it, and write the states at `t0` and at the event into the two columns of `out`.
+Solve from `t0` on (back in time if `direction` is -1) until `event(u, t)` changes sign
+between two steps, as torchdiffeq looks for it, and write the states at `t0` and at the event
+into the two columns of `out`.
 """
 function solve_until!(event, out, field::Field, u0, t0, direction, alg, settings)
     copyto!(view(out, :, 1), u0)

@@ -64,8 +64,22 @@ function kernel_tape(T)
     """
 end
 
-"Solve forward and backward through the C functions, as Python does."
-function exercise(::Type{T}, held, name, torchdiffeq, adjoint) where {T}
+"A tape of an event function of `n` states: `tanh(t + θ)`."
+function event_tape(T, n)
+    sizes = ("t" => 1, "y" => n, "cotangent" => 1, "params" => 1, "dy" => 1, "y_bar" => 1, "params_bar" => 1)
+    buffers = ("buffer $i $role $T $size" for (i, (role, size)) in enumerate(sizes))
+    return """
+    $(join(buffers, "\n"))
+    program field
+    %5[1] = pointwise %1[1] %4[1] :: v1 = x1 + x2; tanh(v1)
+    """
+end
+
+"""
+Solve forward and backward through the C functions, as Python does; to the event that the field
+`event` tells of, if it is not 0.
+"""
+function exercise(::Type{T}, held, name, torchdiffeq, adjoint, event = 0) where {T}
     field = HELD[held]
     n, m = nstates(field), nparams(field)
     u0, times = T.(range(-1, 1; length = n)), [0.0, 0.5, 1.0]
@@ -83,7 +97,7 @@ function exercise(::Type{T}, held, name, torchdiffeq, adjoint) where {T}
         forward = [
             CForward(
                 held, settings(state), pointer(times), 3, pointer(u0), pointer(y), 1 + adjoint, 100, 1,
-                stop, C_NULL
+                stop, C_NULL, event
             ),
         ]
         border_forward(pointer(forward), pointer(reports, 1))
@@ -115,6 +129,9 @@ function exercise(::Type{T}) where {T}
         )
         exercise(T, number[1], name, torchdiffeq, adjoint)
     end
+    event = Field(read_tape(event_tape(T, 8)))
+    fill!(event.memory.params, -0.25)
+    exercise(T, number[1], "DP5", 0, 0, hold(event))
     kernels = read_tape(kernel_tape(T))
     copyto!(kernels.buffers[8], 1:8)
     TapeProgram(kernels.programs["field"])()

@@ -42,12 +42,20 @@ function c_settings(; method = "Tsit5", tol = 1.0e-6, components = [1, 8], maxit
     return settings, kept
 end
 
-function c_solve(number, u0::Vector{T}, times; stop = Ptr{Int32}(C_NULL), keep = 1, options...) where {T}
+function c_solve(
+        number, u0::Vector{T}, times; stop = Ptr{Int32}(C_NULL), keep = 1, event = C_NULL,
+        event_field = 0, options...
+    ) where {T}
     settings, kept = c_settings(; options...)
     y = zeros(T, length(u0), length(times))
     report = Ref{CReport}()
     GC.@preserve kept times u0 y begin
-        request = Ref(CForward(number, settings, pointer(times), length(times), pointer(u0), pointer(y), keep, 100, 1, stop, C_NULL))
+        request = Ref(
+            CForward(
+                number, settings, pointer(times), length(times), pointer(u0), pointer(y), keep, 100, 1,
+                stop, event, event_field
+            )
+        )
         status = c_forward(request, report)
     end
     return status, report[], y
@@ -149,4 +157,38 @@ end
     @test c_evaluate(number[], 1) == Int32(PySemi.FOREIGN)
     @test c_solve(number[], [1.0, 2.0], [0.0, 1.0]; components = [1, 2])[2].status == Int32(PySemi.FOREIGN)
     c_release(number[])
+end
+
+@testset "an event of a tape and one of Python's end a solve alike: $T" for T in (Float32, Float64)
+    _, number, (_, _, _, params) = built(T)
+    params .= T.(range(-1, 1; length = 15))
+    u0, times = T.(range(-1, 1; length = 8)), [0.0, 1.0]
+    tape_number, addresses = Ref{Int64}(0), fill(C_NULL, 7)
+    @test c_build(PySemi.event_tape(T, 8), tape_number, addresses) == 0
+    threshold = unsafe_wrap(Array, Ptr{T}(addresses[4]), 1)
+    threshold[1] = -0.25 # tanh(t - 1/4)
+    status, report, y = c_solve(number, u0, times; event_field = tape_number[])
+    @test status == 0 && report.status == Int32(PySemi.SUCCESS)
+    @test report.event_time ≈ 0.25 atol = eps(T)
+    # Negative at the start, so its sign is turned, as Python turns it.
+    foreign = @cfunction((t, y) -> tanh(0.25 - t), Cdouble, (Cdouble, Ptr{Cvoid}))
+    _, other, z = c_solve(number, u0, times; event = foreign)
+    @test other.event_time ≈ report.event_time atol = eps(T)
+    @test z ≈ y rtol = 4eps(T)
+    @test (report.nf, report.accepted) == (other.nf, other.accepted)
+    foreach(c_release, (number, tape_number[]))
+end
+
+@testset "an event that is NaN has a status and a time" begin
+    _, number, (_, _, _, params) = built(Float64)
+    params .= range(-1, 1; length = 15)
+    tape_number, addresses = Ref{Int64}(0), fill(C_NULL, 7)
+    c_build(PySemi.event_tape(Float64, 8), tape_number, addresses)
+    unsafe_wrap(Array, Ptr{Float64}(addresses[4]), 1)[1] = NaN
+    _, report, _ = c_solve(number, zeros(8), [2.0, 3.0]; event_field = tape_number[])
+    @test report.status == Int32(PySemi.EVENT_IS_NAN) && report.event_time == 2
+    foreign = @cfunction((t, y) -> t < 2.5 ? 1.0 : NaN, Cdouble, (Cdouble, Ptr{Cvoid}))
+    _, report, _ = c_solve(number, zeros(8), [2.0, 3.0]; event = foreign)
+    @test report.status == Int32(PySemi.EVENT_IS_NAN) && report.event_time >= 2.5
+    foreach(c_release, (number, tape_number[]))
 end

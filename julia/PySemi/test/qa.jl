@@ -31,6 +31,9 @@ if available("JET")
             V = Vector{T}
             @test clean(PySemi.evaluate!, (Field{T, V}, PySemi.Level, Thunk, V, V, Float64))
             @test clean(PySemi.evaluate!, (Field{T, V}, PySemi.Level, Thunk, V, Nothing, Float64))
+            @test isempty(
+                JET.get_reports(JET.report_opt(Tuple{PySemi.TapeEvent{T, V}, V, Float64}; target_modules = (PySemi,)))
+            )
             for W in (V, SubArray{T, 1, V, Tuple{UnitRange{Int}}, true})
                 @test isempty(
                     JET.get_reports(JET.report_opt(Tuple{ComponentNorm{T, V}, W, Float64}; target_modules = (PySemi,)))

@@ -16,30 +16,27 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pysemi.backends.base import Backend, Gradients, Solution
+from pysemi.backends.julia.acceptance import check_adjoint, check_problem
+from pysemi.backends.julia.bridge import by_bridge
 from pysemi.backends.julia.discrete import checkpoints, discrete_adjoint
-from pysemi.backends.julia.events import Event
-from pysemi.backends.julia.fields import Binding, CallbackField, compiled_field
+from pysemi.backends.julia.events import JuliaEvent, prepare_event
+from pysemi.backends.julia.fields import Binding, CallbackField
 from pysemi.backends.julia.settings import (
     JuliaSettings,
     adjoint_settings,
-    check_settings,
     forward_settings,
 )
-from pysemi.backends.julia.verification import disagreement
+from pysemi.backends.julia.verification import bind_verified, disagreement
 from pysemi.captured import uncovered_leaves
-from pysemi.compiler.compiled import Compilation, compile_field
+from pysemi.compiler.compiled import compile_field
 from pysemi.compiler.inventory import describe_callable
 from pysemi.compiler.trace import warm_up
-from pysemi.compiler.untranslatable import Untranslatable
 from pysemi.errors import (
     ArgumentError,
-    BridgeWarning,
-    CompileError,
     NonFiniteStateError,
     SolveError,
     StepBudgetError,
     StepSizeUnderflowError,
-    describe,
 )
 from pysemi.problem import Adjoint, Problem
 from pysemi.runtime.border import Border, CBackward, CForward, CReport, Status
@@ -49,13 +46,16 @@ from pysemi.stats import Recording, SolveStats, publish
 
 __all__ = ["JuliaBackend"]
 
-BRIDGES = ("auto", "compiled", "callback")
-ADJOINTS = {"backsolve": 0, "gauss": 1, "discrete": 2}
-"""Those of this backend, by their numbers in Julia."""
+ADJOINTS = {"backsolve": 0, "gauss": 1, "discrete": 2, "interpolating": 3, "quadrature": 4}
+"""By their numbers in Julia."""
+
+KEPT = {"backsolve": 1, "interpolating": 2, "gauss": 2, "quadrature": 2, "discrete": 3}
+"""What a forward solve leaves for them: the states at the observation times, the whole
+solution, or its steps."""
 
 
 class JuliaBackend(Backend):
-    """Solves by OrdinaryDiffEq, and the adjoints "backsolve" and "gauss" by SciMLSensitivity.
+    """Solves by OrdinaryDiffEq, and the adjoints by SciMLSensitivity.
 
     The adjoint "discrete" is PySemi.jl's own.
     """
@@ -71,51 +71,10 @@ class JuliaBackend(Backend):
 
     def accept(self, problem: Problem, adjoint: Adjoint | None, bridge: str) -> Adjoint | None:
         """Refuse what this backend does not have; the discrete gradient has an adjoint here."""
-        if bridge not in BRIDGES:
-            raise ArgumentError(
-                "bridge", f"{describe(bridge)} is not one of {', '.join(map(repr, BRIDGES))}"
-            )
-        if problem.event_fn is not None:
-            _check_event(problem, adjoint)
-        if problem.y0.dtype not in (torch.float32, torch.float64):
-            raise ArgumentError(
-                "y0", f"has dtype {problem.y0.dtype}; Julia solves float32 and float64"
-            )
-        if problem.y0.device.type != "cpu":
-            raise ArgumentError("y0", f"is on {problem.y0.device}; Julia solves on the CPU")
-        for event in ("step", "accept_step", "reject_step"):
-            if hasattr(problem.func, f"callback_{event}"):
-                raise ArgumentError(
-                    "func",
-                    f"has a callback_{event}, which only torchdiffeq calls; remove it "
-                    "(pysemi.record reports the steps) or use backend='torch'",
-                )
-        check_settings("options", problem.settings)
+        check_problem(problem, bridge)
         if adjoint is None:
             return discrete_adjoint(problem)
-        check_settings("adjoint_options", adjoint.settings)
-        if adjoint.name not in ADJOINTS:
-            raise ArgumentError(
-                "adjoint",
-                f"{describe(adjoint.name)} is not available yet; give one of "
-                f"{', '.join(map(repr, ADJOINTS))}",
-            )
-        if adjoint.name == "discrete":
-            if adjoint.settings.method != problem.settings.method:
-                raise ArgumentError(
-                    "adjoint_method",
-                    f"{describe(adjoint.settings.method)}: the discrete adjoint goes back over the "
-                    "forward solve's own steps; leave it out",
-                )
-        elif (
-            adjoint.name != "backsolve"
-            and adjoint.settings.options.get("controller") == "torchdiffeq"
-        ):
-            raise ArgumentError(
-                "adjoint_options['controller']",
-                "'torchdiffeq' is for adjoint='backsolve', which torchdiffeq has, not "
-                f"{adjoint.name!r}",
-            )
+        check_adjoint(problem, adjoint)
         return adjoint
 
     def solve(self, problem: Problem, recordings: Sequence[Recording]) -> Solution:
@@ -162,7 +121,7 @@ class JuliaBackend(Backend):
             recording=int(bool(recordings)),
             stop=stop.address,
         )
-        outcome = _run(memory.session, "backward", request, memory.binding, stop)
+        outcome = _run(memory.session, "backward", request, (memory.binding,), stop)
         _raise_failure(outcome, "backward", settings, memory.binding)
         if not (bool(torch.isfinite(y_bar).all()) and bool(torch.isfinite(params_bar).all())):
             raise _failure(NonFiniteStateError, outcome, "backward", _NON_FINITE)
@@ -190,8 +149,11 @@ class JuliaBackend(Backend):
         times = problem.t.detach().to(device="cpu", dtype=torch.float64).contiguous()
         y = torch.empty((len(times), *y0.shape), dtype=y0.dtype)
         settings = forward_settings(problem)
-        keep = 0 if adjoint is None else 1 + ADJOINTS[adjoint.name]
-        event = None if problem.event_fn is None else Event(problem)
+        keep = 0 if adjoint is None else KEPT[adjoint.name]
+        event, compile_seconds = None, prepared.compile_seconds
+        if problem.event_fn is not None:
+            event, seconds = prepare_event(running, problem, problem.event_fn, self._bridge)
+            compile_seconds += seconds
         stop = StopFlag()
         binding = prepared.binding
         request = CForward(
@@ -206,8 +168,10 @@ class JuliaBackend(Backend):
             recording=int(bool(recordings)),
             stop=stop.address,
             event=None if event is None else event.address,
+            event_field=0 if event is None else event.number,
         )
-        outcome = _run(running, "forward", request, binding, stop)
+        bound = (binding,) if event is None else (binding, event)
+        outcome = _run(running, "forward", request, bound, stop)
         if event is not None and event.error is not None:
             raise event.error
         memory = None
@@ -223,7 +187,7 @@ class JuliaBackend(Backend):
                 settings,
                 problem.settings.norm.name,
                 None,
-                prepared.compile_seconds,
+                compile_seconds,
             ),
             recordings,
         )
@@ -299,19 +263,22 @@ _NON_FINITE = "the state became NaN or infinite; take smaller steps, or look for
 def _prepare(running: Session, problem: Problem, adjoint: Adjoint | None, bridge: str) -> _Prepared:
     """Compile the vector field, or arrange for calls back into Python."""
     params = () if adjoint is None else adjoint.params
-    if bridge != "callback":
-        try:
-            return _prepare_compiled(running, problem, adjoint)
-        except Untranslatable as reason:
-            if bridge == "compiled":
-                raise CompileError(_cannot(problem, reason)) from reason
-            _warn_once(problem, reason)
-    field = running.run(
-        lambda border: CallbackField(
-            running, border, problem.func, problem.layout, problem.y0, params
+
+    def callback() -> _Prepared:
+        field = running.run(
+            lambda border: CallbackField(
+                running, border, problem.func, problem.layout, problem.y0, params
+            )
         )
+        return _Prepared(Binding(field, (), ()), 0.0)
+
+    return by_bridge(
+        bridge,
+        describe_callable(problem.func),
+        "It runs by callback, which takes about as long as torchdiffeq",
+        lambda: _prepare_compiled(running, problem, adjoint),
+        callback,
     )
-    return _Prepared(Binding(field, (), ()), 0.0)
 
 
 def _prepare_compiled(running: Session, problem: Problem, adjoint: Adjoint | None) -> _Prepared:
@@ -319,46 +286,17 @@ def _prepare_compiled(running: Session, problem: Problem, adjoint: Adjoint | Non
     compilation, inventory = compile_field(
         problem.func, problem.layout, problem.t[0].detach(), problem.y0.detach(), params
     )
-    began = time.perf_counter()
-    field, is_new = running.run(lambda border: compiled_field(running, border, compilation))
-    binding = Binding(field, compilation.tensors(inventory), compilation.params(inventory))
-    key = id(compilation)
-    checked, reason = _verdicts.get(key, (None, None))
-    is_first = checked is None or checked() is not compilation
-    if is_first:
-        reason = running.run(lambda border: disagreement(border, binding, problem, params))
-        watched = weakref.ref(compilation, lambda _: _verdicts.pop(key, None))
-        _verdicts[key] = (watched, reason)
-    if reason is not None:
-        raise Untranslatable(reason)
-    if not is_first:
+    binding, seconds = bind_verified(
+        running,
+        compilation,
+        inventory,
+        lambda border, binding: disagreement(border, binding, problem, params),
+    )
+    if seconds is None:
         return _Prepared(binding, 0.0)
     if adjoint is not None:
         _warn_of_uncovered(problem, adjoint)
-    spent = time.perf_counter() - began
-    return _Prepared(binding, spent + compilation.seconds if is_new else spent)
-
-
-_verdicts: dict[int, tuple[weakref.ref[Compilation], str | None]] = {}
-"""By id: whether PyTorch agreed with the compiled field, or what differed."""
-
-_warned: set[Any] = set()
-
-
-def _cannot(problem: Problem, reason: Untranslatable) -> str:
-    return f"{describe_callable(problem.func)} cannot be compiled: {reason.what}"
-
-
-def _warn_once(problem: Problem, reason: Untranslatable) -> None:
-    text = _cannot(problem, reason)
-    if text in _warned:
-        return
-    _warned.add(text)
-    warnings.warn(
-        f"{text}. It runs by callback, which takes about as long as torchdiffeq",
-        BridgeWarning,
-        stacklevel=8,
-    )
+    return _Prepared(binding, seconds)
 
 
 def _warn_of_uncovered(problem: Problem, adjoint: Adjoint) -> None:
@@ -389,13 +327,14 @@ def _run(
     running: Session,
     name: str,
     request: CForward | CBackward,
-    binding: Binding,
+    bound: Sequence[Binding | JuliaEvent],
     stop: StopFlag,
 ) -> _Outcome:
     report = CReport()
 
     def job(border: Border) -> _Outcome:
-        binding.bind()
+        for part in bound:
+            part.bind()
         began = time.perf_counter()
         status = border.call(name, ctypes.addressof(request), ctypes.addressof(report))
         seconds = time.perf_counter() - began
@@ -434,6 +373,8 @@ def _raise_failure(
             f"{settings.algorithm!r} is no explicit Runge-Kutta method, whose steps could be "
             "differentiated; use odeint_adjoint with adjoint='gauss' or 'backsolve'",
         )
+    if status is Status.EVENT_IS_NAN:
+        raise ArgumentError("event_fn", f"is NaN at t = {outcome.report.event_time:.6g}")
     kinds: dict[Status, tuple[type[SolveError], str]] = {
         Status.NON_FINITE: (NonFiniteStateError, _NON_FINITE),
         Status.UNDERFLOW: (
@@ -499,14 +440,3 @@ def _time_gradient(
     if problem.event_fn is not None:
         t_bar[1] = 0  # the second entry of t takes no part in such a solve
     return t_bar.to(problem.t)
-
-
-def _check_event(problem: Problem, adjoint: Adjoint | None) -> None:
-    if problem.settings.options.get("controller", "default") != "default":
-        raise ArgumentError(
-            "options['controller']", "is torchdiffeq's own; leave it out in a solve with event_fn"
-        )
-    if adjoint is not None and adjoint.name != "backsolve":
-        raise ArgumentError(
-            "adjoint", f"{adjoint.name!r} does not go with event_fn; use 'backsolve'"
-        )

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from pysemi.compiler.compiled import Compilation, flat_field
+from pysemi.compiler.compiled import Compilation, Kind, flat_field
 from pysemi.compiler.tape import Tape
 from pysemi.compiler.trace import evaluate_joint
 from pysemi.compiler.untranslatable import Untranslatable
@@ -198,7 +198,7 @@ class Binding:
         self.field.bind(self._tensors, self._params)
 
 
-_built: OrderedDict[str, CompiledField] = OrderedDict()
+_built: OrderedDict[tuple[Kind, str], CompiledField] = OrderedDict()
 
 BUILT_KEPT = 64
 """Fields kept in Julia for tapes that may come again; the least recently used goes first."""
@@ -208,12 +208,14 @@ def compiled_field(
     session: Session, border: Border, compilation: Compilation
 ) -> tuple[CompiledField, bool]:
     """The field of a tape, and whether it had to be built; on the home thread only."""
-    text = str(compilation.tape) + _constants(compilation.tape)
-    field = _built.get(text)
+    # An event function that has the tape of its vector field needs memory of its own: both are
+    # evaluated in turn, and may read different tensors.
+    key = compilation.kind, str(compilation.tape) + _constants(compilation.tape)
+    field = _built.get(key)
     if field is not None:
-        _built.move_to_end(text)
+        _built.move_to_end(key)
         return field, False
-    field = _built[text] = CompiledField(session, border, compilation.tape)
+    field = _built[key] = CompiledField(session, border, compilation.tape)
     while len(_built) > BUILT_KEPT:
         _built.popitem(last=False)
     return field, True

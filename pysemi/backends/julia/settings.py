@@ -196,16 +196,20 @@ def adjoint_settings(problem: Problem, adjoint: Adjoint, packed: int) -> JuliaSe
     settings = adjoint.settings
     if adjoint.name == "discrete":  # over the steps that there are
         return forward_settings(problem)
-    if adjoint.name == "backsolve":
-        norm = _augmented_norm(problem, adjoint, packed)
-        rtol = _augmented(settings.rtol, problem, adjoint, packed)
-        atol = _augmented(settings.atol, problem, adjoint, packed)
-    else:  # the state is λ alone
-        norm = _state_norm(_norm_of_cotangent(problem, adjoint), problem)
-        rtol, atol = (
-            _spread(t if not isinstance(t, tuple) else t[2], problem.y0)
-            for t in (settings.rtol, settings.atol)
+    if adjoint.name in ("backsolve", "interpolating"):
+        channels = _Channels(problem, adjoint, packed)
+        return JuliaSettings(
+            settings,
+            channels.tolerance(settings.rtol),
+            channels.tolerance(settings.atol),
+            channels.norm(),
         )
+    # The state is λ alone.
+    norm = _state_norm(_norm_of_cotangent(problem, adjoint), problem)
+    rtol, atol = (
+        _spread(t if not isinstance(t, tuple) else t[2], problem.y0)
+        for t in (settings.rtol, settings.atol)
+    )
     return JuliaSettings(settings, rtol, atol, norm)
 
 
@@ -248,55 +252,76 @@ def _components(norm: BoundNorm, problem: Problem) -> _Components | None:
     return None
 
 
-def _augmented_norm(problem: Problem, adjoint: Adjoint, packed: int) -> _Components | _Callable:
-    norm = adjoint.settings.norm
-    size = problem.y0.numel()
-    total = 2 * size + packed
-    lengths = [param.numel() for param in adjoint.params]
-    if norm.spec == "rms":
-        counted = np.ones(total)
-        counted[size + sum(lengths) : size + packed] = 0  # the silent parameter
-        return _Components([(1, total)], counted)
-    own = norm if isinstance(norm.spec, StateNorm) else problem.settings.norm
-    state = None if callable(norm.spec) and own is not norm else _components(own, problem)
-    if state is None:
-        return _Callable(_as_augmented(norm, problem, adjoint, packed), problem.y0.dtype)
-    ranges = [*state.ranges, *state.shifted(size + packed)]
-    if norm.spec == "default":
-        ends = np.cumsum([size, *lengths])
-        ranges += [(int(end) + 1, int(end) + n) for end, n in zip(ends, lengths, strict=False)]
-    weights = _NO_WEIGHTS
-    if len(state.weights):
-        weights = np.concatenate([state.weights, np.ones(packed), state.weights])
-    return _Components(ranges, weights)
+class _Channels:
+    """Julia's augmented state [λ; a_θ; y], or [λ; a_θ] where y is interpolated."""
 
+    def __init__(self, problem: Problem, adjoint: Adjoint, packed: int) -> None:
+        self._problem = problem
+        self._adjoint = adjoint
+        self._packed = packed
+        self._size = problem.y0.numel()
+        self._lengths = [param.numel() for param in adjoint.params]
+        self._has_y = adjoint.name == "backsolve"
 
-def _as_augmented(norm: BoundNorm, problem: Problem, adjoint: Adjoint, packed: int) -> Any:
-    """The norm as a function of Julia's vector [λ; a_θ; y]."""
-    size, shape = problem.y0.numel(), problem.y0.shape
-    shapes = [param.shape for param in adjoint.params]
+    def norm(self) -> _Components | _Callable:
+        problem = self._problem
+        norm = self._adjoint.settings.norm
+        if norm.spec == "rms":
+            counted = np.ones(self._size * (1 + self._has_y) + self._packed)
+            # A silent parameter, where there are none.
+            counted[self._size + sum(self._lengths) : self._size + self._packed] = 0
+            return _Components([(1, len(counted))], counted)
+        own = norm if isinstance(norm.spec, StateNorm) else problem.settings.norm
+        state = None if callable(norm.spec) and own is not norm else _components(own, problem)
+        if state is None:
+            return _Callable(self._as_tensors(norm), problem.y0.dtype)
+        ranges = list(state.ranges)
+        if self._has_y:
+            ranges += state.shifted(self._size + self._packed)
+        if norm.spec == "default":
+            ends = np.cumsum([self._size, *self._lengths])
+            ranges += [
+                (int(end) + 1, int(end) + n) for end, n in zip(ends, self._lengths, strict=False)
+            ]
+        weights = _NO_WEIGHTS
+        if len(state.weights):
+            of_y = [state.weights] if self._has_y else []
+            weights = np.concatenate([state.weights, np.ones(self._packed), *of_y])
+        return _Components(ranges, weights)
 
-    def function(flat: Tensor) -> Tensor:
-        a_y, middle, y = flat.split([size, packed, size])
-        pieces = middle[: sum(s.numel() for s in shapes)].split([s.numel() for s in shapes])
-        a_theta = [piece.view(s) for piece, s in zip(pieces, shapes, strict=True)]
-        return norm.function((flat.new_zeros(()), y.view(shape), a_y.view(shape), *a_theta))
+    def _as_tensors(self, norm: BoundNorm) -> Any:
+        """The norm as a function of Julia's vector."""
+        if not self._has_y:
+            raise ArgumentError(
+                "adjoint_options['norm']",
+                "a callable norm looks at the whole augmented state; with "
+                f"adjoint={self._adjoint.name!r} there is no y in it: give 'default', 'seminorm', "
+                "'rms' or a StateNorm",
+            )
+        size, packed, lengths = self._size, self._packed, self._lengths
+        shape = self._problem.y0.shape
+        shapes = [param.shape for param in self._adjoint.params]
 
-    return function
+        def function(flat: Tensor) -> Tensor:
+            a_y, middle, y = flat.split([size, packed, size])
+            pieces = middle[: sum(lengths)].split(lengths)
+            a_theta = [piece.view(s) for piece, s in zip(pieces, shapes, strict=True)]
+            return norm.function((flat.new_zeros(()), y.view(shape), a_y.view(shape), *a_theta))
 
+        return function
 
-def _augmented(
-    tolerance: Any, problem: Problem, adjoint: Adjoint, packed: int
-) -> NDArray[np.float64]:
-    """Tolerances given per part (a_t, y, a_y, a_θ...) in Julia's order [λ; a_θ; y]."""
-    if not isinstance(tolerance, tuple):
-        return _number(tolerance)
-    _, y, a_y, *a_theta = tolerance
-    parts = [_full(a_y, problem.y0)]
-    parts += [_full(part, param) for part, param in zip(a_theta, adjoint.params, strict=True)]
-    missing = packed - sum(param.numel() for param in adjoint.params)
-    parts += [np.ones(missing), _full(y, problem.y0)]
-    return np.concatenate(parts)
+    def tolerance(self, tolerance: Any) -> NDArray[np.float64]:
+        """One given per part (a_t, y, a_y, a_θ...) in Julia's order."""
+        if not isinstance(tolerance, tuple):
+            return _number(tolerance)
+        _, y, a_y, *a_theta = tolerance
+        params = self._adjoint.params
+        parts = [_full(a_y, self._problem.y0)]
+        parts += [_full(part, param) for part, param in zip(a_theta, params, strict=True)]
+        parts.append(np.ones(self._packed - sum(self._lengths)))
+        if self._has_y:
+            parts.append(_full(y, self._problem.y0))
+        return np.concatenate(parts)
 
 
 def _spread(tolerance: Any, like: Tensor) -> NDArray[np.float64]:

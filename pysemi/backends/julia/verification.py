@@ -1,70 +1,163 @@
-"""Whether a compiled field agrees with the PyTorch function that it was compiled from."""
+"""Whether what was compiled agrees with the PyTorch function that it was compiled from."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from pysemi.backends.julia.fields import Binding, CompiledField
-from pysemi.compiler.compiled import flat_field
+from pysemi.backends.julia.fields import Binding, CompiledField, compiled_field
+from pysemi.compiler.compiled import Compilation, flat_event, flat_field
+from pysemi.compiler.inventory import Inventory
 from pysemi.compiler.trace import evaluate_joint
-from pysemi.problem import Problem
+from pysemi.compiler.untranslatable import Untranslatable
+from pysemi.problem import EventFunction, Problem
 from pysemi.runtime.border import Border, Level, Status
+from pysemi.runtime.session import Session
 
-__all__ = ["disagreement"]
+__all__ = ["bind_verified", "disagreement", "event_disagreement", "first_difference"]
 
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
 """Largest difference allowed, relative to the largest entry: rounding, with room for
 cancellation (and for constants that torch itself rounds to single precision), but far from
 any mistake."""
 
+ROUNDINGS = 16
+"""Of numbers of the state's size, by which an event function that is about 0 may differ."""
+
+Comparison: TypeAlias = tuple[str, Tensor | None, Tensor]
+"""What is compared, PyTorch's (None for zeros), and what was compiled."""
+
+_verdicts: dict[int, tuple[weakref.ref[Compilation], str | None]] = {}
+"""By id: whether PyTorch agreed with what was compiled, or what differed."""
+
+
+def bind_verified(
+    running: Session,
+    compilation: Compilation,
+    inventory: Inventory,
+    compare: Callable[[Border, Binding], str | None],
+) -> tuple[Binding, float | None]:
+    """Bind a function to its compilation, which is held against PyTorch once.
+
+    Parameters
+    ----------
+    compare : callable
+        Says where Julia and PyTorch differ, None if they agree; runs on the home thread.
+
+    Returns
+    -------
+    Binding
+    float or None
+        Seconds spent on a compilation that was not verified yet, its own included if Julia had
+        no such tape; None for one that was.
+
+    Raises
+    ------
+    Untranslatable
+        Saying what differed.
+    """
+    began = time.perf_counter()
+    field, is_new = running.run(lambda border: compiled_field(running, border, compilation))
+    binding = Binding(field, compilation.tensors(inventory), compilation.params(inventory))
+    key = id(compilation)
+    checked, reason = _verdicts.get(key, (None, None))
+    is_first = checked is None or checked() is not compilation
+    if is_first:
+        reason = running.run(lambda border: compare(border, binding))
+        watched = weakref.ref(compilation, lambda _: _verdicts.pop(key, None))
+        _verdicts[key] = (watched, reason)
+    if reason is not None:
+        raise Untranslatable(reason)
+    if not is_first:
+        return binding, None
+    spent = time.perf_counter() - began
+    return binding, spent + compilation.seconds if is_new else spent
+
 
 def disagreement(
     border: Border, binding: Binding, problem: Problem, params: Sequence[Tensor] | None
 ) -> str | None:
-    """Evaluate both at the start, and say where they differ; None if they agree.
+    """Evaluate the vector field both ways at the start, and say where they differ.
 
     On the home thread only.
     """
-    field = binding.field
-    assert isinstance(field, CompiledField)
-    binding.bind()
-    y = problem.y0.detach()
-    t = problem.t[0].detach().to(y.dtype)
+    memory = _memory(binding)
+    t, y = _start(problem)
     # Fixed, and different in each direction, so that no component goes unseen.
     cotangent = torch.linspace(-1, 1.7, y.numel(), dtype=y.dtype).view(y.shape)
-    memory = field.memory
-    memory["t"].fill_(t)
-    memory["y"].copy_(y.reshape(-1))
-    memory["cotangent"].copy_(cotangent.reshape(-1))
+    if params is not None:
+        memory["cotangent"].copy_(cotangent.reshape(-1))
     level = Level.FIELD if params is None else Level.JOINT
-    status = border.call("evaluate", field.number, int(level))
-    if status is not Status.SUCCESS:
-        return f"Julia could not run it ({border.message()})"
+    failure = _evaluate(border, binding, t, y, level)
+    if failure is not None:
+        return failure
     flat = flat_field(problem.func, problem.layout)
     if params is None:
         with torch.no_grad():
-            expected: list[tuple[str, Tensor | None, Tensor]] = [
-                ("f", flat(t, y).detach(), memory["dy"])
-            ]
-    else:
-        dy, y_bar, *params_bar = evaluate_joint(flat, t, y, cotangent, params)
-        expected = [("f", dy, memory["dy"]), ("its VJP with respect to y", y_bar, memory["y_bar"])]
-        offset = 0
-        for index, (param, bar) in enumerate(zip(params, params_bar, strict=True)):
-            ours = memory["params_bar"][offset : offset + param.numel()]
-            expected.append((f"its VJP with respect to parameter {index}", bar, ours))
-            offset += param.numel()
-    for name, theirs, ours in expected:
-        difference = _relative_difference(theirs, ours)
-        if not difference <= TOLERANCE[y.dtype]:
+            return first_difference([("f", flat(t, y).detach(), memory["dy"])])
+    dy, y_bar, *params_bar = evaluate_joint(flat, t, y, cotangent, params)
+    pairs = [("f", dy, memory["dy"]), ("its VJP with respect to y", y_bar, memory["y_bar"])]
+    offset = 0
+    for index, (param, bar) in enumerate(zip(params, params_bar, strict=True)):
+        ours = memory["params_bar"][offset : offset + param.numel()]
+        pairs.append((f"its VJP with respect to parameter {index}", bar, ours))
+        offset += param.numel()
+    return first_difference(pairs)
+
+
+def event_disagreement(
+    border: Border, binding: Binding, problem: Problem, event_fn: EventFunction
+) -> str | None:
+    """Evaluate the event function both ways at the start, and say whether they differ.
+
+    On the home thread only.
+    """
+    t, y = _start(problem)
+    failure = _evaluate(border, binding, t, y, Level.FIELD)
+    if failure is not None:
+        return failure
+    with torch.no_grad():
+        values = flat_event(event_fn, problem.layout)(t, y)
+    # A solve may well start where the last event was, and the value is nothing but rounding.
+    rounding = ROUNDINGS * torch.finfo(y.dtype).eps * float(y.abs().max())
+    return first_difference([("event function", values, _memory(binding)["dy"])], rounding)
+
+
+def _memory(binding: Binding) -> dict[str, Tensor]:
+    assert isinstance(binding.field, CompiledField)
+    return binding.field.memory
+
+
+def _start(problem: Problem) -> tuple[Tensor, Tensor]:
+    y = problem.y0.detach()
+    return problem.t[0].detach().to(y.dtype), y
+
+
+def _evaluate(border: Border, binding: Binding, t: Tensor, y: Tensor, level: Level) -> str | None:
+    binding.bind()
+    memory = _memory(binding)
+    memory["t"].fill_(t)
+    memory["y"].copy_(y.reshape(-1))
+    status = border.call("evaluate", binding.field.number, int(level))
+    return None if status is Status.SUCCESS else f"Julia could not run it ({border.message()})"
+
+
+def first_difference(pairs: Sequence[Comparison], rounding: float = 0.0) -> str | None:
+    """Say which of the pairs differ, but for that much of rounding; None if none do."""
+    for name, theirs, ours in pairs:
+        tolerance = TOLERANCE[ours.dtype]
+        difference = _relative_difference(theirs, ours, max(1e-6, rounding / tolerance))
+        if not difference <= tolerance:
             return f"the compiled {name} differs from PyTorch's by {difference:.1e}"
     return None
 
 
-def _relative_difference(theirs: Tensor | None, ours: Tensor) -> float:
+def _relative_difference(theirs: Tensor | None, ours: Tensor, smallest_scale: float) -> float:
     if theirs is None:
         return float(ours.abs().max())
     flat = theirs.detach().reshape(-1)
@@ -74,5 +167,5 @@ def _relative_difference(theirs: Tensor | None, ours: Tensor) -> float:
     if not finite.any():
         return 0.0
     flat, ours = flat[finite], ours[finite]
-    scale = max(float(flat.abs().max()), 1e-6)
+    scale = max(float(flat.abs().max()), smallest_scale)
     return float((flat - ours).abs().max()) / scale
