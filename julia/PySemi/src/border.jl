@@ -229,11 +229,6 @@ function report!(to::Ptr{CReport}, status, tally, solution, event_time = NaN)
     return nothing
 end
 
-# The algorithm's package may have been loaded by this very call. It also keeps the compiler
-# from looking into a solve whose algorithm it does not know: what it made of that crashed
-# Julia 1.10.6 when the precompiled package was loaded.
-in_newest_world(f, arguments...; options...) = Base.invokelatest(f, arguments...; options...)
-
 "The function of `(u, t)` whose change of sign ends the solve, or nothing."
 function event_of(::Type{T}, c::CForward, u0, t0) where {T}
     c.event == C_NULL || return ForeignEvent{T}(c.event, zeros(T, length(u0)))
@@ -244,7 +239,7 @@ end
 function border_forward(request::Ptr{CForward}, report::Ptr{CReport})
     return answered() do
         c = unsafe_load(request)
-        forward(HELD[c.field], c, report)
+        in_newest_world(forward, HELD[c.field], c, report)
     end
 end
 
@@ -291,7 +286,7 @@ log_for(y0, alg, settings, checkpoints) = StepLog(
 function border_backward(request::Ptr{CBackward}, report::Ptr{CReport})
     return answered() do
         c = unsafe_load(request)
-        backward(HELD[c.field], HELD[c.solution], c, report)
+        in_newest_world(backward, HELD[c.field], HELD[c.solution], c, report)
     end
 end
 

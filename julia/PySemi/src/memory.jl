@@ -32,3 +32,12 @@ end
 
 "How much a program computes; each level includes those below it."
 @enum Level NOTHING = 0 FIELD = 1 PULLBACK = 2 JOINT = 3
+
+"""
+    in_newest_world(f, arguments...; options...)
+
+Call `f` without the compiler's looking into it from here. What an algorithm's package brought
+may be younger than this call. And what the compiler made of a solve whose types it does not
+know crashed Julia 1.10.6 when the precompiled package was loaded.
+"""
+in_newest_world(f, arguments...; options...) = Base.invokelatest(f, arguments...; options...)

@@ -6,7 +6,7 @@ using OrdinaryDiffEqLowOrderRK: OrdinaryDiffEqLowOrderRK, BS3, DP5
 using SciMLBase: ReturnCode
 using SciMLSensitivity:
     ODEAdjointProblem, BacksolveAdjoint, GaussAdjoint, InterpolatingAdjoint, QuadratureAdjoint,
-    ZygoteVJP, adjoint_sensitivities
+    SciMLSensitivity, ZygoteVJP
 using SciMLLogging: SciMLLogging
 
 "Says nothing: what went wrong is in the return code, and Python says it."
@@ -189,7 +189,9 @@ function solve_backward!(y_bar, params_bar, field, solved, alg, adjoint, cotange
         return march_backward!(y_bar, params_bar, field, solved, alg, cotangent!, cotangents, settings)
     end
     integrate! = field.wants_params ? integrate_all! : integrate_afterwards!
-    return integrate!(y_bar, params_bar, field, solved, alg, ADJOINTS[adjoint], cotangent!, settings)
+    return in_newest_world(
+        integrate!, y_bar, params_bar, field, solved, alg, ADJOINTS[adjoint], cotangent!, settings
+    )
 end
 
 const BACKSOLVE = BacksolveAdjoint(autojacvec = ZygoteVJP())
@@ -226,8 +228,11 @@ end
 "The state is λ alone; dL/dθ is an integral over its solution."
 function integrate_afterwards!(y_bar, params_bar, field, solved, alg, sensealg, cotangent!, settings)
     times = solved.times
-    λ, integral = adjoint_sensitivities(
-        solved.solution, alg; sensealg, t = view(times, 2:length(times)), dgdu_discrete = cotangent!,
+    # What `adjoint_sensitivities` calls after it has looked for a way to make products, which is
+    # not asked for here. Compiling that search takes in ReverseDiff, whose recursive types made
+    # a package image that Julia 1.10.6 crashed on.
+    λ, integral = SciMLSensitivity._adjoint_sensitivities(
+        solved.solution, sensealg, alg; t = view(times, 2:length(times)), dgdu_discrete = cotangent!,
         common_options(settings, alg, field, times[end], times[1])...
     )
     y_bar .+= λ

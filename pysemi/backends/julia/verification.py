@@ -26,6 +26,9 @@ TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
 cancellation (and for constants that torch itself rounds to single precision), but far from
 any mistake."""
 
+NEAR = 1e-2
+"""How far, relative to state and interval, from the start a function is compared once more."""
+
 ROUNDINGS = 16
 """Of numbers of the state's size, by which an event function that is about 0 may differ."""
 
@@ -82,50 +85,82 @@ def bind_verified(
 def disagreement(
     border: Border, binding: Binding, problem: Problem, params: Sequence[Tensor] | None
 ) -> str | None:
-    """Evaluate the vector field both ways at the start, and say where they differ.
+    """Evaluate the vector field both ways at the start and near it, and say where they differ.
 
     On the home thread only.
     """
+
+    def compare(t: Tensor, y: Tensor) -> str | None:
+        # Fixed, and different in each direction, so that no component goes unseen.
+        cotangent = torch.linspace(-1, 1.7, y.numel(), dtype=y.dtype).view(y.shape)
+        return _field_difference(border, binding, problem, params, t, y, cotangent)
+
+    return _difference_anywhere(problem, compare)
+
+
+def _field_difference(
+    border: Border,
+    binding: Binding,
+    problem: Problem,
+    params: Sequence[Tensor] | None,
+    t: Tensor,
+    y: Tensor,
+    cotangent: Tensor,
+) -> str | None:
     memory = _memory(binding)
-    t, y = _start(problem)
-    # Fixed, and different in each direction, so that no component goes unseen.
-    cotangent = torch.linspace(-1, 1.7, y.numel(), dtype=y.dtype).view(y.shape)
-    if params is not None:
-        memory["cotangent"].copy_(cotangent.reshape(-1))
-    level = Level.FIELD if params is None else Level.JOINT
-    failure = _evaluate(border, binding, t, y, level)
-    if failure is not None:
-        return failure
     flat = flat_field(problem.func, problem.layout)
     if params is None:
         with torch.no_grad():
-            return first_difference([("f", flat(t, y).detach(), memory["dy"])])
+            expected = flat(t, y).detach()
+        failure = _evaluate(border, binding, t, y, Level.FIELD)
+        return failure or first_difference([("f", expected, memory["dy"])])
     dy, y_bar, *params_bar = evaluate_joint(flat, t, y, cotangent, params)
+    memory["cotangent"].copy_(cotangent.reshape(-1))
+    failure = _evaluate(border, binding, t, y, Level.JOINT)
     pairs = [("f", dy, memory["dy"]), ("its VJP with respect to y", y_bar, memory["y_bar"])]
     offset = 0
     for index, (param, bar) in enumerate(zip(params, params_bar, strict=True)):
         ours = memory["params_bar"][offset : offset + param.numel()]
         pairs.append((f"its VJP with respect to parameter {index}", bar, ours))
         offset += param.numel()
-    return first_difference(pairs)
+    return failure or first_difference(pairs)
 
 
 def event_disagreement(
     border: Border, binding: Binding, problem: Problem, event_fn: EventFunction
 ) -> str | None:
-    """Evaluate the event function both ways at the start, and say whether they differ.
+    """Evaluate the event function both ways at the start and near it, and say where they differ.
 
     On the home thread only.
     """
-    t, y = _start(problem)
-    failure = _evaluate(border, binding, t, y, Level.FIELD)
-    if failure is not None:
-        return failure
-    with torch.no_grad():
-        values = flat_event(event_fn, problem.layout)(t, y)
-    # A solve may well start where the last event was, and the value is nothing but rounding.
-    rounding = ROUNDINGS * torch.finfo(y.dtype).eps * float(y.abs().max())
-    return first_difference([("event function", values, _memory(binding)["dy"])], rounding)
+
+    def compare(t: Tensor, y: Tensor) -> str | None:
+        with torch.no_grad():
+            values = flat_event(event_fn, problem.layout)(t, y)
+        # A solve may well start where the last event was, and the value is nothing but rounding.
+        rounding = ROUNDINGS * torch.finfo(y.dtype).eps * float(y.abs().max())
+        failure = _evaluate(border, binding, t, y, Level.FIELD)
+        pairs: list[Comparison] = [("event function", values, _memory(binding)["dy"])]
+        return failure or first_difference(pairs, rounding)
+
+    return _difference_anywhere(problem, compare)
+
+
+def _difference_anywhere(
+    problem: Problem, compare: Callable[[Tensor, Tensor], str | None]
+) -> str | None:
+    """Compare at the start, and at a point near it.
+
+    A value that Python code took from a tensor, unseen by torch, is right at the first alone.
+    """
+    found = compare(*_start(problem))
+    if found is not None:
+        return found
+    try:
+        found = compare(*_near_start(problem))
+    except Exception:  # the user's function need not be defined there
+        return None
+    return found and f"{found} away from where it was traced: it depends on values unseen by torch"
 
 
 def _memory(binding: Binding) -> dict[str, Tensor]:
@@ -136,6 +171,15 @@ def _memory(binding: Binding) -> dict[str, Tensor]:
 def _start(problem: Problem) -> tuple[Tensor, Tensor]:
     y = problem.y0.detach()
     return problem.t[0].detach().to(y.dtype), y
+
+
+def _near_start(problem: Problem) -> tuple[Tensor, Tensor]:
+    """A point inside the interval, with a state like the first one."""
+    t, y = _start(problem)
+    later = problem.t[-1].detach().to(y.dtype)
+    moved = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape)
+    size = float(y.abs().mean()) or 1.0
+    return t + NEAR * (later - t), y + NEAR * (y.abs() + size) * moved
 
 
 def _evaluate(border: Border, binding: Binding, t: Tensor, y: Tensor, level: Level) -> str | None:
