@@ -24,7 +24,11 @@ pytestmark = [pytest.mark.julia, pytest.mark.usefixtures("real_julia")]
         (dict(method="euler"), "method"),
         (dict(method="NoSuchMethod"), "method"),
         (dict(method=3), "method"),
-        (dict(adjoint="discrete"), "adjoint"),
+        (
+            dict(adjoint="interpolating", adjoint_options=dict(norm=lambda state: 1.0)),
+            "adjoint_options['norm']",
+        ),
+        (dict(adjoint="quadrature", adjoint_rtol=(1e-6,) * 7), "adjoint_rtol"),
         (dict(bridge="magic"), "bridge"),
         (dict(options=dict(controller="mine")), "options['controller']"),
         (dict(options=dict(min_step=0.1)), "options['min_step']"),

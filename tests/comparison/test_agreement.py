@@ -21,8 +21,14 @@ pytestmark = [
 
 DTYPES = (torch.float64, torch.float32)
 NORMS = ("default", "seminorm", "rms")
-ADJOINTS = ("backsolve", "gauss")
 BRIDGES = ("compiled", "callback")
+WAYS = [
+    *product(NORMS, ("backsolve", "gauss"), BRIDGES),
+    *product(NORMS, ("interpolating",), ("compiled",)),
+    # The norm of the one is the forward solve's, and of the other it makes little difference.
+    *product(("default",), ("discrete", "quadrature"), BRIDGES),
+]
+"""Norm, adjoint, bridge."""
 
 
 @cache
@@ -44,7 +50,7 @@ def identify(value):
 
 @pytest.mark.parametrize(
     ("name", "dtype", "norm", "adjoint", "bridge"),
-    list(product(MODELS, DTYPES, NORMS, ADJOINTS, BRIDGES)),
+    [(name, dtype, *way) for name, dtype, way in product(MODELS, DTYPES, WAYS)],
     ids=identify,
 )
 def test_loss_and_gradients_agree(name, dtype, norm, adjoint, bridge):

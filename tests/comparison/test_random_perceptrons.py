@@ -64,7 +64,7 @@ def cases(draw, choice=SMOOTH):
     case=cases(),
     dtype=st.sampled_from([torch.float64, torch.float32]),
     norm=st.sampled_from(["default", "seminorm", "rms"]),
-    adjoint=st.sampled_from(["backsolve", "gauss"]),
+    adjoint=st.sampled_from(["backsolve", "interpolating", "gauss", "quadrature", "discrete"]),
     method=st.sampled_from(["dopri5", "Tsit5"]),
 )
 def test_any_perceptron_has_torchs_gradient_on_julia(case, dtype, norm, adjoint, method):

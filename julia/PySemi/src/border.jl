@@ -258,14 +258,14 @@ function forward(field::Field{T}, c::CForward, report) where {T}
         alg = algorithm(unsafe_string(c.settings.algorithm); dense = c.keep == 2)
         y, y0 = as_matrix(T, c.y, n, c.ntimes), copy(as_vector(T, c.y0, n))
         event = event_of(T, c, y0, times[1])
+        log = c.keep == 3 ? log_for(y0, alg, settings, c.checkpoints) : nothing
         solved = if event === nothing
             in_newest_world(
-                solve_forward!, y, field, y0, times, alg, settings;
-                dense = c.keep == 2, log = c.keep == 3 ? log_for(y0, alg, settings, c.checkpoints) : nothing
+                solve_forward!, y, field, y0, times, alg, settings; dense = c.keep == 2, log
             )
         else
             in_newest_world(
-                solve_until!, event, y, field, y0, times[1], direction, alg, settings
+                solve_until!, event, y, field, y0, times[1], direction, alg, settings; log
             )
         end
         event === nothing || (event_time = solved.times[end])
@@ -309,7 +309,11 @@ function backward_by_steps(field::Field{T}, solved::Solved, c::CBackward, report
     status = try
         cotangents = as_matrix(T, c.cotangents, n, length(times))
         y_bar, params_bar = as_vector(T, c.y_bar, n), as_vector(T, c.params_bar, m)
-        pull_back!(y_bar, params_bar, field, log, times, cotangents)
+        if log === nothing
+            stand_still!(y_bar, params_bar, cotangents)
+        else
+            pull_back!(y_bar, params_bar, field, log, times, cotangents)
+        end
         SUCCESS
     catch error
         status_of(error)

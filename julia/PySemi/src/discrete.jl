@@ -34,12 +34,13 @@ function note_step!(log::StepLog, from, to, y)
     push!(log.ends, to)
     return nothing
 end
-note_step!(log::StepLog, integrator) =
-    note_step!(log, integrator.tprev, integrator.t, integrator.uprev)
+# The solver's own time is earlier where an event was found inside the step.
+note_step!(log::StepLog, integrator, field) =
+    note_step!(log, integrator.tprev, field.tally.reached, integrator.uprev)
 
 "Has the solver note its steps: it asks for the callback's condition after each."
-noting(log::StepLog) = DiscreteCallback(
-    (_, _, integrator) -> (note_step!(log, integrator); false), terminate!;
+noting(log::StepLog, field) = DiscreteCallback(
+    (_, _, integrator) -> (note_step!(log, integrator, field); false), terminate!;
     save_positions = (false, false)
 )
 
@@ -64,12 +65,7 @@ Fill `y_bar` and `params_bar` with the gradient of `Σ cotangents .* y(times)` f
 """
 function pull_back!(y_bar, params_bar, field, log, times, cotangents)
     fill!(params_bar, 0)
-    # One time, and so no step.
-    if log === nothing
-        copyto!(y_bar, view(cotangents, :, 1))
-        return nothing
-    end
-    λ = zero(y_bar)
+    λ = fill!(similar(y_bar), 0)
     memory = StepMemory(λ, nstages(log.method))
     observation = length(times)
     direction = sign(times[end] - times[1])

@@ -61,18 +61,20 @@ function event_value(value, t)
 end
 
 """
-    solve_until!(event, out, field, u0, t0, direction, alg, settings)
+    solve_until!(event, out, field, u0, t0, direction, alg, settings; log)
 
 Solve from `t0` on (back in time if `direction` is -1) until `event(u, t)` changes sign
 between two steps, as torchdiffeq looks for it, and write the states at `t0` and at the event
-into the two columns of `out`.
+into the two columns of `out`. A `log` notes the steps, for the discrete adjoint.
 """
-function solve_until!(event, out, field::Field, u0, t0, direction, alg, settings)
+function solve_until!(
+        event, out, field::Field, u0, t0, direction, alg, settings; log::Union{Nothing, StepLog} = nothing
+    )
     copyto!(view(out, :, 1), u0)
     f = ode_function(field)
     if iszero(event(u0, t0))
         copyto!(view(out, :, 2), u0)
-        return Solved(nothing, alg, [t0], ReturnCode.Success)
+        return Solved(nothing, alg, [t0, t0], ReturnCode.Success)
     end
     # Far away: only the event ends the solve, or the budget of steps.
     horizon = t0 + direction * max(1.0e6, abs(t0) * 1.0e6)
@@ -83,7 +85,7 @@ function solve_until!(event, out, field::Field, u0, t0, direction, alg, settings
     solution = solve(
         problem, alg; common_options(settings, alg, field, problem.tspan...)...,
         save_everystep = false, save_start = false,
-        callback = ending
+        callback = log === nothing ? ending : CallbackSet(ending, noting(log, field))
     )
     state = solution.u[end]
     copyto!(view(out, :, 2), state)
@@ -91,6 +93,7 @@ function solve_until!(event, out, field::Field, u0, t0, direction, alg, settings
     code = found ? ReturnCode.Success :
         solution.retcode == ReturnCode.Success ? ReturnCode.MaxIters : solution.retcode
     times = [t0, solution.t[end]]
+    log === nothing || return Solved(log, alg, times, code)
     kept = SciMLBase.build_solution(
         ODEProblem{true}(f, u0, (t0, times[2]), field.memory.params), alg, times,
         [copy(u0), copy(state)]; retcode = ReturnCode.Success, dense = false

@@ -1,7 +1,7 @@
 # Forward and backward solves.
 
 using OrdinaryDiffEq:
-    OrdinaryDiffEq, ContinuousCallback, DiscreteCallback, ODEProblem, Tsit5, Vern7, init, solve, step!, terminate!
+    OrdinaryDiffEq, CallbackSet, ContinuousCallback, DiscreteCallback, ODEProblem, Tsit5, Vern7, init, solve, step!, terminate!
 using OrdinaryDiffEqLowOrderRK: OrdinaryDiffEqLowOrderRK, BS3, DP5
 using SciMLBase: ReturnCode
 using SciMLSensitivity:
@@ -152,7 +152,7 @@ function solve_forward!(
         return Solved(solution, alg, times, code)
     end
     keep = dense ? (; save_everystep = true) : (; saveat = times, save_everystep = false, dense = false)
-    noted = log === nothing ? (;) : (; callback = noting(log))
+    noted = log === nothing ? (;) : (; callback = noting(log, field))
     solution = solve(
         problem, alg; common_options(settings, alg, field, times[1], times[end])..., keep..., noted...
     )
@@ -178,10 +178,9 @@ Solve the adjoint from the last time to the first.
 Returns the return code.
 """
 function solve_backward!(y_bar, params_bar, field, solved, alg, adjoint, cotangents, settings)
-    times = solved.times
+    solved.solution === nothing && return stand_still!(y_bar, params_bar, cotangents)
     fill!(params_bar, 0)
     copyto!(y_bar, view(cotangents, :, 1))
-    length(times) == 1 && return ReturnCode.Success
     # The first observation's cotangent takes no part in the solve: it is added at the end.
     cotangent!(out, _, _, _, i) = copyto!(out, view(cotangents, :, i + 1))
     field.wants_params = adjoint in INTEGRATE_PARAMETERS
@@ -192,6 +191,13 @@ function solve_backward!(y_bar, params_bar, field, solved, alg, adjoint, cotange
     return in_newest_world(
         integrate!, y_bar, params_bar, field, solved, alg, ADJOINTS[adjoint], cotangent!, settings
     )
+end
+
+"The gradient of a solve that made no step: all its states are the first one."
+function stand_still!(y_bar, params_bar, cotangents)
+    fill!(params_bar, 0)
+    sum!(y_bar, cotangents)
+    return ReturnCode.Success
 end
 
 const BACKSOLVE = BacksolveAdjoint(autojacvec = ZygoteVJP())

@@ -99,7 +99,7 @@ function march!(visit, f, u0, p, times, alg, settings, field; log = nothing)
                 return ReturnCode.MaxIters
             # A NaN in the error is never accepted by torchdiffeq, nor does it end.
             isnan(field.tally.error_norm) && return ReturnCode.Unstable
-            log === nothing || note_step!(log, integrator)
+            log === nothing || note_step!(log, integrator, field)
         end
         visit(i, interpolate!(work, integrator, like, times[i]))
     end

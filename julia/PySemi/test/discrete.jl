@@ -152,3 +152,25 @@ end
     @test single.y_bar ≈ exp.(θ) rtol = 1.0e-4
     @test single.params_bar ≈ [1, 2] .* exp.(θ) rtol = 1.0e-4
 end
+
+@testset "an event inside the last step is a point of it, $method" for method in ("DP5", "Tsit5", "Vern7")
+    A, u0 = randn(3, 3), randn(3)
+    field, alg = wave_field(A, 0.7), algorithm(method)
+    log = StepLog(u0, 100, runge_kutta(alg), Float64[])
+    start() = prepare!(
+        field; recording = true, stop = Ptr{Int32}(C_NULL), from = 0.0, direction = 1, jumps = Float64[],
+        wants_params = true
+    )
+    start()
+    settings = Settings(1.0e-6, 1.0e-6, ComponentNorm([1:3]), 1000, Controls(), Float64[], Float64[])
+    out = zeros(3, 2)
+    solved = PySemi.solve_until!((u, t) -> t - 0.777, out, field, u0, 0.0, 1, alg, settings; log)
+    @test solved.times[2] ≈ 0.777 && log.ends[end] > 0.777 > log.starts[end]
+    @test remade(field, log, u0, solved.times) ≈ out rtol = 1.0e-12
+    cotangents, δ = randn(3, 2), randn(3)
+    y_bar, params_bar = zeros(3), zeros(10)
+    start()
+    pull_back!(y_bar, params_bar, field, log, solved.times, cotangents)
+    loss(u) = sum(cotangents .* remade(field, log, u, solved.times))
+    @test central_difference(loss, u0, δ) ≈ dot(y_bar, δ) rtol = 1.0e-8
+end

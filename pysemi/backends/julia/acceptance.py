@@ -50,9 +50,9 @@ def check_adjoint(problem: Problem, adjoint: Adjoint) -> None:
     ArgumentError
     """
     check_settings("adjoint_options", adjoint.settings)
-    if problem.event_fn is not None and adjoint.name != "backsolve":
+    if problem.event_fn is not None and adjoint.name not in ("backsolve", "discrete"):
         raise ArgumentError(
-            "adjoint", f"{adjoint.name!r} does not go with event_fn; use 'backsolve'"
+            "adjoint", f"{adjoint.name!r} does not go with event_fn; use 'backsolve' or 'discrete'"
         )
     if adjoint.name == "discrete":
         if adjoint.settings.method != problem.settings.method:

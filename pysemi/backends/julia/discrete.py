@@ -38,19 +38,13 @@ def discrete_adjoint(problem: Problem) -> Adjoint | None:
     Raises
     ------
     ArgumentError
-        If they cannot be kept apart, or the solve ends with an event.
+        If they cannot be kept apart.
     """
     if not torch.is_grad_enabled():
         return None
     held = _tensors_in(problem)
     if not (problem.y0.requires_grad or problem.t.requires_grad or held):
         return None
-    if problem.event_fn is not None:
-        raise ArgumentError(
-            "event_fn",
-            "with backend='julia', a solve that ends with an event is differentiated by "
-            "odeint_adjoint only; use that, or backend='torch'",
-        )
     if not all(x.is_leaf for x in held):
         held = _direct(problem, held)
     return Adjoint("discrete", problem.settings, tuple(held))
