@@ -12,7 +12,6 @@ from torch import nn
 
 import pysemi
 from pysemi.errors import (
-    ArgumentError,
     DoubleBackwardError,
     SolveError,
     StepBudgetError,
