@@ -37,12 +37,15 @@ WAYS = {
 
 @dataclass(frozen=True)
 class Point:
-    """One solve, forward and backward."""
+    """One solve, forward and backward; an evaluation is one of f, with or without its VJPs."""
 
     tolerance: float
     error: float
     seconds: float
     evaluations: int
+
+    def __str__(self) -> str:
+        return f"{self.error:.0e}, {self.evaluations:,}, {1e3 * self.seconds:.2f} ms"
 
 
 def measure(name: str, backend: str, adjoint: str, norm: str, tolerance: float) -> Point | None:
@@ -63,7 +66,7 @@ def measure(name: str, backend: str, adjoint: str, norm: str, tolerance: float) 
 
 
 def table(name: str, points: dict[str, list[Point]]) -> str:
-    """Error and milliseconds of each way at each tolerance, as Markdown."""
+    """Error, evaluations and milliseconds of each way at each tolerance, as Markdown."""
     heads = " | ".join(f"{tolerance:.0e}" for tolerance in TOLERANCES)
     lines = [f"| {name} | {heads} |", "|---" * (1 + len(TOLERANCES)) + "|"]
     for way, found in points.items():
@@ -71,22 +74,22 @@ def table(name: str, points: dict[str, list[Point]]) -> str:
         cells = []
         for tolerance in TOLERANCES:
             point = by_tolerance.get(tolerance)
-            text = "failed" if point is None else f"{point.error:.0e}, {1e3 * point.seconds:.2f} ms"
-            cells.append(text)
+            cells.append("failed" if point is None else str(point))
         lines.append(f"| {way} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def draw(path: Path, all_points: dict[str, dict[str, list[Point]]]) -> None:
-    """Error over seconds, a panel for each model."""
+    """Error over evaluations, a panel for each model."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import NullFormatter
 
     figure, axes = plt.subplots(1, len(all_points), figsize=(3.2 * len(all_points), 3.4))
     for axis, (name, points) in zip(axes, all_points.items(), strict=True):
         for way, found in points.items():
             style = "--" if way.startswith("torch") else "-"
             axis.loglog(
-                [1e3 * point.seconds for point in found],
+                [point.evaluations for point in found],
                 [point.error for point in found],
                 style,
                 marker="o",
@@ -95,7 +98,8 @@ def draw(path: Path, all_points: dict[str, dict[str, list[Point]]]) -> None:
                 label=way,
             )
         axis.set_title(name)
-        axis.set_xlabel("milliseconds")
+        axis.set_xlabel("evaluations of f, both ways")
+        axis.xaxis.set_minor_formatter(NullFormatter())
     axes[0].set_ylabel("relative error of dL/dθ")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=4, fontsize=8, frameon=False)

@@ -130,6 +130,7 @@ class CReport(ctypes.Structure):
         ("steps", c_int64),
         ("rejections", c_int64),
         ("event_time", c_double),
+        ("implicit", c_int64),
     ]
 
 

@@ -546,3 +546,48 @@ def test_the_seminorm_saves_steps_wherever_parameters_are_channels(adjoint):
     assert cost["seminorm"] < 0.9 * cost["default"]
     for a, b in zip(by_norm["seminorm"][1], by_norm["default"][1], strict=True):
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-4 * float(b.abs().max()))
+
+
+class Robertson(nn.Module):
+    """Three reactions, with rates from 0.04 to 3e7."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        rates = torch.tensor([0.04, 3e7, 1e4], dtype=torch.float64)
+        self.log_rates = nn.Parameter(rates.log())
+
+    def forward(self, t, y):
+        k1, k2, k3 = self.log_rates.exp()
+        a, b, c = y.unbind(-1)
+        first, second, third = k1 * a, k2 * b * b, k3 * b * c
+        return torch.stack([third - first, first - second - third, second], dim=-1)
+
+
+@pytest.mark.parametrize("method", ["Rodas5P", "KenCarp4"])
+def test_a_stiff_problem_and_the_gradient_of_its_rates(method):
+    y0 = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
+    t = times(0.0, 1e-2, 1.0, 1e2, 1e4)
+    scale = torch.tensor([1.0, 1e4, 1.0], dtype=torch.float64)
+    field = Robertson()
+    tight = dict(method=method, adjoint="quadrature", backend="julia", rtol=1e-9, atol=1e-11)
+
+    def loss(log_rates):
+        with torch.no_grad():
+            field.log_rates.copy_(log_rates)
+        return (pysemi.odeint_adjoint(field, y0, t, **tight) * scale).sum()
+
+    center = field.log_rates.detach().clone()
+    (found,) = torch.autograd.grad(loss(center), field.log_rates)
+    steps = 1e-4 * torch.eye(3, dtype=torch.float64)
+    expected = [float(loss(center + step) - loss(center - step)) / 2e-4 for step in steps]
+    assert torch.allclose(found, times(*expected), rtol=1e-3, atol=1e-4)
+
+
+def test_a_norm_that_leaves_parameters_out_of_a_stiff_solve_is_warned_of():
+    y0 = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
+    for wrong in (dict(adjoint="gauss"), dict(adjoint_options=dict(norm="seminorm"))):
+        y = pysemi.odeint_adjoint(
+            Robertson(), y0, times(0.0, 1.0), method="Rodas5P", backend="julia", **wrong
+        )
+        with pytest.warns(UserWarning, match="quadrature"):
+            y[-1].sum().backward()

@@ -381,7 +381,8 @@ def test_a_solve_that_ends_with_an_event(bridge):
         wanted = (y0, t0, field.drag)
         gradients = torch.autograd.grad(event_t + y[-1, 1] ** 2, wanted, allow_unused=True)
         found[backend] = torch.cat([x.detach().reshape(-1) for x in (event_t, y, *gradients)])
-    assert torch.allclose(found["julia"], found["torch"], rtol=1e-7, atol=1e-8)
+    # Step sizes differ, and f's second derivative jumps where the speed is zero.
+    assert torch.allclose(found["julia"], found["torch"], rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("interface", [pysemi.odeint, pysemi.odeint_adjoint])

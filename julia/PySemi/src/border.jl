@@ -92,6 +92,8 @@ struct CReport
     rejections::Int64
     "When the event came."
     event_time::Float64
+    "Whether the method solves equations at each step, as one for stiff problems."
+    implicit::Int64
 end
 
 "Everything that Python holds by number. Only the home thread calls, so there is no lock."
@@ -219,11 +221,12 @@ end
 as_vector(::Type{T}, p, n) where {T} = unsafe_wrap(Array, Ptr{T}(p), n)
 as_matrix(::Type{T}, p, n, k) where {T} = unsafe_wrap(Array, Ptr{T}(p), (n, k))
 
-function report!(to::Ptr{CReport}, status, tally, solution, event_time = NaN)
+function report!(to::Ptr{CReport}, status, tally, solution; event_time = NaN, implicit = false)
     report = CReport(
         Int32(status), solution, tally.nf, tally.nvjp, tally.accepted, tally.rejected,
         tally.t, tally.dt, tally.error_norm, length(tally.evaluation_times),
-        length(tally.step_times), length(tally.rejected_times), event_time
+        length(tally.step_times), length(tally.rejected_times), event_time,
+        implicit
     )
     unsafe_store!(to, report)
     return nothing
@@ -275,7 +278,7 @@ function forward(field::Field{T}, c::CForward, report) where {T}
         error isa EventIsNaN && (event_time = error.t)
         status_of(error)
     end
-    report!(report, status, field.tally, solution, event_time)
+    report!(report, status, field.tally, solution; event_time)
     return nothing
 end
 
@@ -332,8 +335,10 @@ function backward_by_adjoint(adjoint, field::Field{T}, solved::Solved, c::CBackw
         field; recording = c.recording != 0, c.stop, from = times[end], direction, settings.jumps,
         wants_params = true
     )
+    implicit = false
     status = try
         alg = algorithm(unsafe_string(c.settings.algorithm); dense = adjoint !== :backsolve)
+        implicit = OrdinaryDiffEqCore.isimplicit(alg)
         status_of(
             in_newest_world(
                 solve_backward!,
@@ -344,7 +349,7 @@ function backward_by_adjoint(adjoint, field::Field{T}, solved::Solved, c::CBackw
     catch error
         status_of(error)
     end
-    report!(report, status, field.tally, Int64(0))
+    report!(report, status, field.tally, Int64(0); implicit)
     return nothing
 end
 

@@ -71,7 +71,7 @@ function solve_until!(
         event, out, field::Field, u0, t0, direction, alg, settings; log::Union{Nothing, StepLog} = nothing
     )
     copyto!(view(out, :, 1), u0)
-    f = ode_function(field)
+    f = ode_function(field, alg)
     if iszero(event(u0, t0))
         copyto!(view(out, :, 2), u0)
         return Solved(nothing, alg, [t0, t0], ReturnCode.Success)

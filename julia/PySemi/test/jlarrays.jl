@@ -99,4 +99,11 @@ if available("JLArrays", "GPUArrays")
         @test there.y_bar isa JLArray && there.code == PySemi.ReturnCode.Success
         @test Array(there.y) ≈ here.y && Array(there.y_bar) ≈ here.y_bar && Array(there.params_bar) ≈ here.params_bar
     end
+
+    @testset "a Jacobian is made row by row" begin
+        field = growth_field(JLArray([0.5, -1.0, 2.0]))
+        J = JLArray(zeros(3, 3))
+        PySemi.StateJacobian(field)(J, JLArray(ones(3)), nothing, 0.0)
+        @test Array(J) == [0.5 0 0; 0 -1 0; 0 0 2]
+    end
 end

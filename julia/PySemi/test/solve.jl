@@ -63,6 +63,30 @@ end
     @test relative(both.params_bar, exact.params_bar) < 1.0e-5
 end
 
+@testset "quadrature has the gradients of a stiff problem, $method" for method in ("KenCarp4", "Rodas5P")
+    A, u0 = [-1000.0 999.0; 0.5 -1.0], [2.0, 1.0]
+    times, cotangents = [0.0, 0.5, 3.0], [1.0 0.5 -1.0; 0.3 2.0 1.0]
+    exact = exact_linear(A, u0, times, cotangents)
+    both = solve_both(linear_field(A), u0, times, cotangents; method, adjoint = :quadrature, tol = 1.0e-9)
+    @test both.code == ReturnCode.Success
+    @test relative(both.y, exact.y) < 1.0e-6
+    @test relative(both.y_bar, exact.y_bar) < 1.0e-5
+    @test relative(both.params_bar, exact.params_bar) < 1.0e-4
+end
+
+@testset "implicit methods are given the Jacobian, others are not" begin
+    A = [-1.0 2.0; 1.0 -2.0]
+    field = linear_field(A)
+    f = PySemi.ode_function(field, algorithm("Rodas5P"))
+    J = zeros(2, 2)
+    f.jac(J, [1.0, 2.0], nothing, 0.0)
+    @test J == A
+    @test PySemi.ode_function(field, algorithm("Tsit5")).jac === nothing
+    # Differences would take evaluations of f, not products.
+    done = solve_ahead(linear_field(A), [1.0, 0.0], [0.0, 1.0]; method = "Rodas5P")
+    @test done.code == ReturnCode.Success && done.tally.nvjp >= 2 * done.tally.accepted
+end
+
 @testset "an algorithm is found by its name, or refused" begin
     @test nameof(typeof(algorithm("Vern9"))) === :Vern9
     @test nameof(typeof(algorithm("TRBDF2"))) === :TRBDF2

@@ -125,6 +125,8 @@ class JuliaBackend(Backend):
         _raise_failure(outcome, "backward", settings, memory.binding)
         if not (bool(torch.isfinite(y_bar).all()) and bool(torch.isfinite(params_bar).all())):
             raise _failure(NonFiniteStateError, outcome, "backward", _NON_FINITE)
+        if outcome.report.implicit and adjoint.params:
+            _warn_of_uncontrolled(adjoint, settings.algorithm)
         publish(
             outcome.stats(
                 "backward",
@@ -321,6 +323,23 @@ def _warn_of_uncovered(problem: Problem, adjoint: Adjoint) -> None:
             f"(shapes {shapes}): they get none from this solve; {what_to_do}",
             stacklevel=8,
         )
+
+
+def _warn_of_uncontrolled(adjoint: Adjoint, algorithm: str) -> None:
+    """Long steps of a stiff solver leave an integral that decides none of them far off."""
+    spec = adjoint.settings.norm.spec
+    if adjoint.name == "gauss":
+        what = "adjoint='gauss'"
+    elif adjoint.name in ("backsolve", "interpolating") and spec != "rms" and spec != "default":
+        what = "a norm that leaves the parameters out"
+    else:
+        return
+    warnings.warn(
+        f"{what} with {algorithm}, an implicit method: nothing controls the error of the "
+        "parameters' gradients, which can be a few percent off on a stiff problem; use "
+        "adjoint='quadrature'",
+        stacklevel=2,
+    )
 
 
 def _run(
