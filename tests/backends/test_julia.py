@@ -563,13 +563,14 @@ class Robertson(nn.Module):
         return torch.stack([third - first, first - second - third, second], dim=-1)
 
 
-@pytest.mark.parametrize("method", ["Rodas5P", "KenCarp4"])
+@pytest.mark.parametrize("method", ["Rodas5P", "KenCarp4", "FBDF"])
 def test_a_stiff_problem_and_the_gradient_of_its_rates(method):
     y0 = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
     t = times(0.0, 1e-2, 1.0, 1e2, 1e4)
     scale = torch.tensor([1.0, 1e4, 1.0], dtype=torch.float64)
     field = Robertson()
     tight = dict(method=method, adjoint="quadrature", backend="julia", rtol=1e-9, atol=1e-11)
+    tight["adjoint_method"] = "Rodas5P" if method == "FBDF" else method
 
     def loss(log_rates):
         with torch.no_grad():
@@ -579,7 +580,8 @@ def test_a_stiff_problem_and_the_gradient_of_its_rates(method):
     center = field.log_rates.detach().clone()
     (found,) = torch.autograd.grad(loss(center), field.log_rates)
     steps = 1e-4 * torch.eye(3, dtype=torch.float64)
-    expected = [float(loss(center + step) - loss(center - step)) / 2e-4 for step in steps]
+    with torch.no_grad():
+        expected = [float(loss(center + step) - loss(center - step)) / 2e-4 for step in steps]
     assert torch.allclose(found, times(*expected), rtol=1e-3, atol=1e-4)
 
 

@@ -87,6 +87,7 @@ function solve_until!(
         save_everystep = false, save_start = false,
         callback = log === nothing ? ending : CallbackSet(ending, noting(log, field))
     )
+    count_unnoted!(field.tally, solution)
     state = solution.u[end]
     copyto!(view(out, :, 2), state)
     found = solution.retcode == ReturnCode.Terminated

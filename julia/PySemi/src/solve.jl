@@ -157,6 +157,7 @@ function solve_forward!(
     solution = solve(
         problem, alg; common_options(settings, alg, field, times[1], times[end])..., keep..., noted...
     )
+    count_unnoted!(field.tally, solution)
     if SciMLBase.successful_retcode(solution)
         for (i, t) in enumerate(times)
             i == 1 && continue
@@ -226,6 +227,7 @@ function integrate_all!(y_bar, params_bar, field, solved, alg, sensealg, cotange
         problem, alg; common_options(settings, alg, field, times[end], times[1])...,
         save_everystep = false, save_start = false, saveat = eltype(y_bar)[]
     )
+    count_unnoted!(field.tally, solution)
     u = solution.u[end]
     n, m = length(y_bar), length(params_bar)
     y_bar .+= view(u, 1:n)
@@ -265,6 +267,7 @@ function integrate_by_quadrature!(y_bar, params_bar, field, solved, alg, senseal
         problem, alg; common_options(settings, alg, field, times[end], times[1])...,
         save_everystep = true, save_start = true
     )
+    count_unnoted!(field.tally, adjoint)
     SciMLBase.successful_retcode(adjoint) || return adjoint.retcode
     y_bar .+= adjoint.u[end]
     state, λ, part = similar(y_bar), similar(y_bar), similar(params_bar)

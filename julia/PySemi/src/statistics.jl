@@ -60,3 +60,13 @@ function note_attempt!(tally::Tally, t, dt, error_norm)
     tally.t, tally.dt, tally.error_norm = t, dt, error_norm
     return nothing
 end
+
+"""
+Take the counts from a solution's own statistics where no step was noted: the BDF methods ask
+no controller. When these steps were made is not known.
+"""
+function count_unnoted!(tally::Tally, solution)
+    tally.accepted + tally.rejected == 0 || return nothing
+    tally.accepted, tally.rejected = solution.stats.naccept, solution.stats.nreject
+    return nothing
+end

@@ -74,6 +74,11 @@ end
     @test relative(both.params_bar, exact.params_bar) < 1.0e-4
 end
 
+@testset "steps of methods that ask no controller are counted" begin
+    done = solve_ahead(linear_field([-1000.0 999.0; 0.5 -1.0]), [2.0, 1.0], [0.0, 3.0]; method = "FBDF")
+    @test done.code == ReturnCode.Success && 10 < done.tally.accepted < 2000
+end
+
 @testset "implicit methods are given the Jacobian, others are not" begin
     A = [-1.0 2.0; 1.0 -2.0]
     field = linear_field(A)
