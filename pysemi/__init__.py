@@ -14,17 +14,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pysemi import errors, models, norms
     from pysemi.api import odeint, odeint_adjoint, odeint_event
-    from pysemi.compiler import CompiledField, compile
+    from pysemi.compiler import CompiledField, Explanation, compile, explain
     from pysemi.norms import StateNorm
     from pysemi.stats import Recording, SolveStats, record
 
 __all__ = [
     "CompiledField",
+    "Explanation",
     "Recording",
     "SolveStats",
     "StateNorm",
     "compile",
     "errors",
+    "explain",
     "models",
     "norms",
     "odeint",
@@ -37,10 +39,12 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "CompiledField": "pysemi.compiler",
+    "Explanation": "pysemi.compiler",
     "Recording": "pysemi.stats",
     "SolveStats": "pysemi.stats",
     "StateNorm": "pysemi.norms",
     "compile": "pysemi.compiler",
+    "explain": "pysemi.compiler",
     "odeint": "pysemi.api",
     "odeint_adjoint": "pysemi.api",
     "odeint_event": "pysemi.api",

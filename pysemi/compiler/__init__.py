@@ -22,7 +22,7 @@ from pysemi.compiler.untranslatable import Untranslatable
 from pysemi.errors import CompileError
 from pysemi.state import State, StateLayout
 
-__all__ = ["CompiledField", "compile"]
+__all__ = ["CompiledField", "Explanation", "compile", "explain"]
 
 
 @dataclass(frozen=True)
@@ -89,17 +89,88 @@ def compile(
     >>> field = pysemi.compile(lambda t, y: torch.tanh(y), torch.zeros(5, 2))  # doctest: +SKIP
     >>> print(field.listing)  # doctest: +SKIP
     """
+    try:
+        made = _compilation(func, y0, t, params)
+    except Untranslatable as reason:
+        raise CompileError(
+            f"{describe_callable(func)} cannot be compiled: {reason.what}"
+        ) from reason
+    return CompiledField(made.tape, made.seconds)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Whether a vector field compiles, and at what cost; ``print`` it.
+
+    Attributes
+    ----------
+    name : str
+        Of the vector field.
+    reason : str or None
+        Why it cannot be compiled: every operator without an entry, or the line or attribute.
+    field : CompiledField or None
+        What it is compiled to.
+    """
+
+    name: str
+    reason: str | None
+    field: CompiledField | None
+
+    @property
+    def bridge(self) -> str:
+        """How Julia evaluates it: "compiled", or "callback" into Python."""
+        return "callback" if self.field is None else "compiled"
+
+    def __str__(self) -> str:
+        if self.field is None:
+            return (
+                f'{self.name}: bridge "callback", Julia asks Python at each evaluation\n'
+                f"  cannot be compiled: {self.reason}"
+            )
+        lines = [f'{self.name}: bridge "compiled"']
+        for name, instructions in self.field.tape.programs.items():
+            flops = sum(instruction.flops for instruction in instructions)
+            lines.append(f"  {name:<9} {len(instructions):>5} kernels {flops:>14,} flops")
+        lines.append(f"  memory    {self.field.tape.nbytes:>28,} bytes")
+        return "\n".join(lines)
+
+
+def explain(
+    func: Callable[[Tensor, Any], Any],
+    y0: State,
+    t: float = 0.0,
+    *,
+    params: Iterable[Tensor] | None = None,
+) -> Explanation:
+    """Say whether ``backend="julia"`` would compile a vector field, and why not or at what cost.
+
+    The arguments are those of :func:`compile`. It raises what ``func`` itself raises, but
+    nothing for a field that cannot be compiled.
+
+    Examples
+    --------
+    >>> print(pysemi.explain(lambda t, y: y.cummax(0).values, torch.zeros(3)))  # doctest: +SKIP
+    <lambda>: bridge "callback", Julia asks Python at each evaluation
+      cannot be compiled: aten.cummax.default
+    """
+    name = describe_callable(func)
+    try:
+        made = _compilation(func, y0, t, params)
+    except Untranslatable as reason:
+        return Explanation(name, reason.what, None)
+    return Explanation(name, None, CompiledField(made.tape, made.seconds))
+
+
+def _compilation(
+    func: Callable[[Tensor, Any], Any],
+    y0: State,
+    t: float,
+    params: Iterable[Tensor] | None,
+) -> Compilation:
     layout = StateLayout.of(y0)
     flat = layout.flatten(y0)
     if params is None:
         params = func.parameters() if isinstance(func, nn.Module) else ()
     wanted = tuple(param for param in params if param.requires_grad)
-    try:
-        made: tuple[Compilation, Any] = compile_field(
-            func, layout, torch.tensor(t, dtype=flat.dtype), flat.detach(), wanted
-        )
-    except Untranslatable as reason:
-        raise CompileError(
-            f"{describe_callable(func)} cannot be compiled: {reason.what}"
-        ) from reason
-    return CompiledField(made[0].tape, made[0].seconds)
+    made, _ = compile_field(func, layout, torch.tensor(t, dtype=flat.dtype), flat.detach(), wanted)
+    return made

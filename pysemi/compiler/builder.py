@@ -20,7 +20,7 @@ from pysemi.compiler.graph import Graph, Literal, Node, Operand, View
 from pysemi.compiler.scalar import JULIA_TYPES, Program, Reference, julia_literal
 from pysemi.compiler.untranslatable import Untranslatable
 
-__all__ = ["Box", "Builder", "Piece", "assembled", "broadcast_shape"]
+__all__ = ["Box", "Builder", "Piece", "as_operand", "assembled", "broadcast_shape"]
 
 Number = bool | int | float
 
@@ -254,6 +254,10 @@ class Builder:
         if isinstance(x, Literal):
             return Literal(x.value, dtype, x.shape)
         return self.pointwise("$1", x, dtype=dtype)
+
+    def expand(self, x: Operand, shape: tuple[int, ...]) -> Operand:
+        """``x`` broadcast to ``shape``."""
+        return _expanded(x, shape)
 
     def contiguous(self, x: View) -> View:
         """``x`` itself if it lies together in memory, else a copy that does."""

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-__all__ = ["Graph", "Handle", "Literal", "Node", "Operand", "View", "contiguous_strides"]
+__all__ = ["Graph", "Literal", "Node", "Operand", "View", "contiguous_strides"]
 
 Strides: TypeAlias = tuple[int, ...]
 
@@ -51,10 +51,6 @@ class Literal:
     @property
     def _key(self) -> tuple[Any, ...]:
         return (repr(self.value), self.dtype, self.shape)
-
-
-class Handle:
-    """Passes from one operator to another and is no array: nothing can be computed with it."""
 
 
 @dataclass(eq=False)

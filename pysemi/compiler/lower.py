@@ -23,6 +23,10 @@ ALIGNMENT = 64
 """Bytes: a cache line, and the widest vector register."""
 
 
+LEVELS = 6
+"""Nested loops of a kernel: ``LEVELS`` in ``julia/PySemi/src/windows.jl``."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Where an input is read or a result is written: part of a buffer of some role."""
@@ -233,6 +237,34 @@ class _Program:
         flops: int = 0,
     ) -> None:
         windows = tuple(map(self._window, args))
+        self._append(node, kernel, out, windows, words, program, flops)
+
+    def _emit_loops(
+        self,
+        node: Node,
+        kernel: str,
+        out: Window,
+        args: Sequence[View] = (),
+        *words: object,
+        program: Program | None = None,
+        flops: int = 0,
+    ) -> None:
+        """One instruction, or several where it takes more loops than a kernel has."""
+        pieces = _within_levels((out, *map(self._window, args)))
+        for to, *windows in pieces:
+            share = flops // len(pieces)
+            self._append(node, kernel, to, tuple(windows), words, program, share)
+
+    def _append(
+        self,
+        node: Node,
+        kernel: str,
+        out: Window,
+        windows: tuple[Window, ...],
+        words: Sequence[object],
+        program: Program | None,
+        flops: int,
+    ) -> None:
         self._emitted.append(
             Instruction(kernel, out, windows, tuple(map(str, words)), program, node.origin, flops)
         )
@@ -246,7 +278,7 @@ class _Program:
         for n in out.shape:
             size *= n
         work = 0 if program.is_copy else len(program.statements) * size
-        self._emit(node, "pointwise", out, args, program=program, flops=work)
+        self._emit_loops(node, "pointwise", out, args, program=program, flops=work)
 
     def _lower_assemble(self, node: Node) -> None:
         has_base, boxes, programs = node.attrs
@@ -276,7 +308,7 @@ class _Program:
         # Over the operand's shape, with stride 0 where the result is added up.
         spread = tuple(0 if d in over else step for d, step in enumerate(out.stride))
         wide = Window(out.buffer, arg.shape, spread, out.offset)
-        self._emit(node, "reduce", wide, (arg,), name, flops=arg.size)
+        self._emit_loops(node, "reduce", wide, (arg,), name, flops=arg.size)
 
     def _lower_window(self, node: Node) -> None:
         self._emit(node, "window", self._out(node), _views(node.args), *node.attrs)
@@ -300,6 +332,12 @@ class _Program:
         word = "transposed" if transposed else "plain"
         self._emit(node, "solve", self._out(node), (matrix, right), word, flops=flops)
 
+    def _lower_factor(self, node: Node) -> None:
+        (matrix,) = _views(node.args)
+        (name,) = node.attrs
+        flops = matrix.size * matrix.shape[-1] * 2 // 3
+        self._emit(node, "factor", self._out(node), (matrix,), name, flops=flops)
+
     def _lower_searchsorted(self, node: Node) -> None:
         (right,) = node.attrs
         side = "right" if right else "left"
@@ -320,6 +358,45 @@ def _views(args: Sequence[Operand]) -> list[View]:
     views = [arg for arg in args if isinstance(arg, View)]
     assert len(views) == len(args)
     return views
+
+
+def _within_levels(windows: tuple[Window, ...]) -> list[tuple[Window, ...]]:
+    """The windows, cut along short dimensions until a kernel's nested loops can run over them."""
+    if max(_levels(windows), _levels(windows[::-1])) <= LEVELS:
+        return [windows]
+    shape = windows[0].shape
+    # What is reduced has to stay in one piece.
+    cuts = [d for d, n in enumerate(shape) if n > 1 and windows[0].stride[d] != 0]
+    dim = min(cuts, key=shape.__getitem__)
+    pieces: list[tuple[Window, ...]] = []
+    for index in range(shape[dim]):
+        pieces += _within_levels(tuple(_at(window, dim, index) for window in windows))
+    return pieces
+
+
+def _levels(windows: tuple[Window, ...]) -> int:
+    """Loops that ``Nest`` in ``windows.jl`` makes of these windows."""
+    shape = windows[0].shape
+    steps = [tuple(window.stride[d] for window in windows) for d, n in enumerate(shape) if n != 1]
+    sizes = [n for n in shape if n != 1]
+    order = sorted(
+        range(len(sizes)), key=lambda d: [step if step else float("inf") for step in steps[d]]
+    )
+    levels: list[tuple[int, tuple[int, ...]]] = []
+    for d in order:
+        if levels:
+            size, inner = levels[-1]
+            if all(step == before * size for step, before in zip(steps[d], inner, strict=True)):
+                levels[-1] = (size * sizes[d], inner)
+                continue
+        levels.append((sizes[d], steps[d]))
+    return len(levels)
+
+
+def _at(window: Window, dim: int, index: int) -> Window:
+    shape = (*window.shape[:dim], *window.shape[dim + 1 :])
+    stride = (*window.stride[:dim], *window.stride[dim + 1 :])
+    return Window(window.buffer, shape, stride, window.offset + index * window.stride[dim])
 
 
 def _boxed(out: Window, box: Sequence[tuple[int, int, int]]) -> Window:

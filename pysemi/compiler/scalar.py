@@ -22,6 +22,9 @@ JULIA_TYPES = {
     torch.float64: "Float64",
     torch.int64: "Int64",
     torch.int32: "Int32",
+    torch.int16: "Int16",
+    torch.int8: "Int8",
+    torch.uint8: "UInt8",
     torch.bool: "Bool",
 }
 """The element types that tapes know, by their names in Julia."""

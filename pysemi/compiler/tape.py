@@ -133,6 +133,19 @@ class Tape:
         """The buffers that hold ``role``, in order."""
         return [buffer for buffer in self.buffers if buffer.role == role]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all buffers; work space counts once, however often it is used."""
+        ends = [0]
+        held = 0
+        for buffer in self.buffers:
+            size = buffer.size * buffer.dtype.itemsize
+            if buffer.role == "work":
+                ends.append(buffer.place + size)
+            else:
+                held += size
+        return held + max(ends)
+
     def __str__(self) -> str:
         lines = [str(buffer) for buffer in self.buffers]
         for name, instructions in self.programs.items():

@@ -19,7 +19,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
-from pysemi.compiler.ops import OPERATORS
+from pysemi.compiler.ops import DECOMPOSITIONS, OPERATORS
 from pysemi.compiler.untranslatable import Untranslatable
 from pysemi.errors import PysemiError
 
@@ -105,8 +105,7 @@ def _trace(function: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Traced:
             traced = make_fx(function, _decompositions(), tracing_mode="real")(*inputs)
             _refuse_unrepeatable(traced)
             if any(map(_mutates, traced.graph.nodes)):
-                run = fx.Interpreter(traced).run
-                traced = make_fx(torch.func.functionalize(run), _decompositions())(*inputs)
+                traced = _functional(function, traced, inputs)
     except (Untranslatable, PysemiError):
         raise
     except Exception as error:
@@ -116,6 +115,60 @@ def _trace(function: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Traced:
         if _mutates(node):
             raise Untranslatable(f"{node.target}, which changes a tensor of the function's own")
     return Traced(traced, _captured(traced))
+
+
+def _functional(
+    function: Callable[..., Any], traced: fx.GraphModule, inputs: tuple[Tensor, ...]
+) -> fx.GraphModule:
+    """The same without operators that change a tensor."""
+    if any(map(_aliases_unseen, traced.graph.nodes)):
+        traced = make_fx(function, tracing_mode="real")(*inputs)
+    # Only what is computed from arguments becomes functional: so the tensors that the
+    # function read become some too, and attributes again afterwards.
+    read = _captured(traced)
+    values = [tensor.detach().clone() for tensor in read.values()]
+
+    def run(*given: Tensor) -> Any:
+        own, rest = given[: len(inputs)], given[len(inputs) :]
+        return _Reader(traced, dict(zip(read, rest, strict=True))).run(*own)
+
+    again = make_fx(torch.func.functionalize(run), _decompositions())(*inputs, *values)
+    places = [node for node in again.graph.nodes if node.op == "placeholder"]
+    for place, (name, tensor) in zip(places[len(inputs) :], read.items(), strict=True):
+        attribute = f"read_{name}"
+        setattr(again, attribute, tensor)
+        with again.graph.inserting_before(place):
+            place.replace_all_uses_with(again.graph.create_node("get_attr", attribute))
+        again.graph.erase_node(place)
+    return again
+
+
+class _Reader(fx.Interpreter):
+    """Runs a graph with other tensors for its attributes.
+
+    What is taken apart only now may have other strides than it had when views of it were recorded.
+    """
+
+    def __init__(self, module: fx.GraphModule, tensors: dict[str, Tensor]) -> None:
+        super().__init__(module)
+        self._tensors = tensors
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        known = self._tensors.get(target)
+        return super().get_attr(target, args, kwargs) if known is None else known
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        if target is torch.ops.aten.view.default:
+            target = torch.ops.aten.reshape.default
+        return super().call_function(target, args, kwargs)
+
+
+def _aliases_unseen(node: fx.Node) -> bool:
+    """Whether it is a view that functionalisation knows nothing of."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or schema.name.startswith("aten::"):
+        return False
+    return any(result.alias_info is not None for result in schema.returns)
 
 
 def _captured(traced: fx.GraphModule) -> dict[str, Tensor]:
@@ -143,7 +196,7 @@ def _decompositions() -> dict[Any, Any]:
     """
     from torch._decomp import core_aten_decompositions, decomposition_table
 
-    table = {**decomposition_table, **core_aten_decompositions()}
+    table = {**decomposition_table, **core_aten_decompositions(), **DECOMPOSITIONS}
     return {
         overload: function
         for overload, function in table.items()
@@ -162,13 +215,16 @@ def _mutates(node: fx.Node) -> bool:
 
 def _refuse_unrepeatable(traced: fx.GraphModule) -> None:
     """Refuse what would be another graph, or other numbers, the next time."""
+    refused: dict[str, None] = {}
     for node in traced.graph.nodes:
         tags = getattr(node.target, "tags", ())
         if torch.Tag.nondeterministic_seeded in tags:
-            raise Untranslatable(f"{node.target}, which draws random numbers")
+            refused[f"{node.target}, which draws random numbers"] = None
         # Integer indices have results of a known shape; masks are refused by name.
-        if torch.Tag.dynamic_output_shape in tags and node.target not in OPERATORS:
-            raise Untranslatable(f"{node.target}, whose result has no fixed shape")
+        elif torch.Tag.dynamic_output_shape in tags and node.target not in OPERATORS:
+            refused[f"{node.target}, whose result has no fixed shape"] = None
+    if refused:
+        raise Untranslatable("; ".join(refused))
 
 
 def _reason(error: Exception) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from torch.utils._pytree import tree_flatten, tree_map
 
 from pysemi.compiler.builder import Builder
-from pysemi.compiler.graph import Graph, Handle, Literal, View
+from pysemi.compiler.graph import Graph, Literal, View
 from pysemi.compiler.ops import OPERATORS
 from pysemi.compiler.ops.indexing import constant_value
 from pysemi.compiler.scalar import JULIA_TYPES
@@ -41,10 +41,11 @@ def translate(
     Raises
     ------
     Untranslatable
-        Naming the operator.
+        Naming all the operators that have no entry.
     """
     builder = Builder()
     values: dict[fx.Node, Any] = {}
+    refused: dict[str, None] = {}  # in order, each once
     names = iter(inputs)
     for node in traced.graph.nodes:
         builder.origin = _origin(node)
@@ -58,18 +59,39 @@ def translate(
             else:
                 values[node] = _input(builder, name, tensor)
         elif node.op == "call_function":
-            values[node] = _call(builder, node, values)
-        elif node.op == "output":
+            try:
+                values[node] = _call(builder, node, values)
+            except Untranslatable as reason:
+                refused.setdefault(reason.what)
+                values[node] = _UNKNOWN
+        elif node.op == "output" and not refused:
             for name, result in zip(outputs, node.args[0], strict=True):
                 if result is not None:
                     builder.output(name, values[result])
+    if refused:
+        raise Untranslatable("; ".join(refused))
     return builder.graph
+
+
+_UNKNOWN = object()
+"""The result of an operator that was refused, and of what depends on it."""
 
 
 def _check_types(node: fx.Node) -> None:
     for value in tree_flatten(node.meta.get("val"))[0]:
         if isinstance(value, Tensor) and value.dtype not in JULIA_TYPES:
             raise Untranslatable(f"{node.target} with {value.dtype}")
+
+
+def _check_shapes(node: fx.Node, result: Any) -> None:
+    """That an entry describes what torch computed; an entry's mistake must not become a result."""
+    values = node.meta.get("val")
+    many = isinstance(values, (tuple, list))
+    pairs = zip(values, result, strict=True) if many else [(values, result)]  # type: ignore[arg-type]
+    for value, operand in pairs:
+        if isinstance(value, Tensor) and tuple(value.shape) != tuple(operand.shape):
+            shapes = f"{list(operand.shape)} for {list(value.shape)}"
+            raise Untranslatable(f"{node.target}, whose entry gives another shape, {shapes}")
 
 
 def _input(builder: Builder, name: str, like: Tensor) -> View:
@@ -79,6 +101,10 @@ def _input(builder: Builder, name: str, like: Tensor) -> View:
 def _call(builder: Builder, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
     given: Any = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
     args, kwargs = given
+    if any(x is _UNKNOWN for x in tree_flatten((args, kwargs))[0]):
+        if node.target in OPERATORS or node.target is python_operator.getitem:
+            return _UNKNOWN
+        raise Untranslatable(_named(node))
     if node.target is python_operator.getitem:
         return args[0][args[1]]
     entry = OPERATORS.get(node.target)
@@ -88,14 +114,14 @@ def _call(builder: Builder, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any
     if entry is None:
         raise Untranslatable(_named(node))
     _check_types(node)
-    return entry(builder, node.meta.get("val"), *args, **kwargs)
+    result = entry(builder, node.meta.get("val"), *args, **kwargs)
+    _check_shapes(node, result)
+    return result
 
 
 def _fold(builder: Builder, node: fx.Node, args: Any, kwargs: Any) -> Any:
     """Run the operator now if its result can never change."""
     leaves = tree_flatten((args, kwargs))[0]
-    if any(isinstance(x, Handle) for x in leaves):
-        return None
     operands = [x for x in leaves if isinstance(x, (View, Literal))]
     if not all(isinstance(x, Literal) or x.source.kind == "constant" for x in operands):
         return None
@@ -111,7 +137,8 @@ def _on_cpu(kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as_tensor(x: Any) -> Any:
-    return constant_value(x) if isinstance(x, (View, Literal)) else x
+    # As torch had it when it was traced; views of it may follow.
+    return constant_value(x).contiguous() if isinstance(x, (View, Literal)) else x
 
 
 def _origin(node: fx.Node) -> str:

@@ -178,6 +178,11 @@ def _assigned(layer, t, y):
     return out
 
 
+def _spread(y):
+    """Two matrices (3, 3) with a large diagonal."""
+    return 3 * torch.eye(3).to(y) + torch.stack([y @ y.mT, y.sin() @ y.flip(0).mT])
+
+
 PICKS = torch.tensor([[1, 0], [0, 0], [1, 1]])
 
 WRITTEN: dict[str, Callable[..., Tensor]] = {
@@ -194,10 +199,119 @@ WRITTEN: dict[str, Callable[..., Tensor]] = {
     "inverse": lambda layer, t, y: y @ torch.linalg.inv(3 * torch.eye(2).to(y) + layer.weight),
     "only-time": lambda layer, t, y: torch.sin(t) * torch.ones_like(y) * layer.weight.sum(),
     "identity": lambda layer, t, y: y,
+    "sorted": lambda layer, t, y: layer(y).sort(0).values * y.topk(1).values,
+    "extrema": lambda layer, t, y: layer(y).max(1).values[:, None] * y.cumsum(0) - y.argmin(0),
+    "product": lambda layer, t, y: layer(y) / (2 + y.prod(1, keepdim=True).cos()),
+    "distances": lambda layer, t, y: torch.cdist(y, layer(y)).exp().reciprocal() @ y,
+    "determinant": lambda layer, t, y: (
+        y * torch.linalg.det(_spread(y)).sum()
+        + layer(y) * torch.linalg.slogdet(_spread(y).mT)[1][0]
+    ),
+    "cholesky": lambda layer, t, y: torch.cholesky_solve(
+        layer(y), torch.linalg.cholesky(_spread(y)[0].mT @ _spread(y)[0])
+    ),
+    "triangular": lambda layer, t, y: torch.linalg.solve_triangular(
+        _spread(y), layer(y).expand(2, 3, 2), upper=False
+    ).sum(0),
+    "gamma": lambda layer, t, y: torch.lgamma(layer(y)) + torch.erfinv(torch.tanh(y)),
+    "masked": lambda layer, t, y: torch.where(y > 0, layer(y), torch.floor(y * 3) % 2),
     "fourier": lambda layer, t, y: layer(
         torch.cat([torch.sin(k * t) * torch.ones_like(y[:, :1]) for k in (1, 2)], dim=-1)
     ),
 }
+
+
+class Attention(nn.Module):
+    """Self-attention over the second dimension, with residual weights."""
+
+    def __init__(self, channels: int = 8, heads: int = 2, causal: bool = False) -> None:
+        super().__init__()
+        self.heads = heads
+        self.causal = causal
+        self.inputs = nn.Linear(channels, 3 * channels)
+        self.outputs = nn.Linear(channels, channels)
+
+    def forward(self, t, y):
+        parts = self.inputs(y).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = nn.functional.scaled_dot_product_attention(*parts, is_causal=self.causal)
+        return self.outputs(mixed.transpose(1, 2).flatten(2))
+
+
+class Layers(nn.Module):
+    """Layers in a row; a field if they keep the shape."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, t, y):
+        return self.layers(y)
+
+
+def _pooled() -> nn.Module:
+    upsampling = nn.Upsample(scale_factor=2, mode="bilinear")
+    return Layers(nn.Conv2d(2, 4, 3, padding=1), nn.MaxPool2d(2), upsampling, nn.Conv2d(4, 2, 1))
+
+
+def _averaged() -> nn.Module:
+    return Layers(
+        nn.Conv2d(2, 4, 3, padding=1, padding_mode="replicate"),
+        nn.AvgPool2d(2),
+        nn.GELU(),
+        nn.Upsample(scale_factor=2),
+        nn.BatchNorm2d(4).eval(),
+        nn.Conv2d(4, 2, 3, padding=1, padding_mode="reflect"),
+        nn.InstanceNorm2d(2),
+    )
+
+
+LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "conv-1d": (
+        lambda: Layers(
+            nn.Conv1d(3, 6, 5, padding=4, dilation=2, groups=3), nn.Tanh(), nn.Conv1d(6, 3, 1)
+        ),
+        (2, 3, 9),
+    ),
+    "conv-2d": (
+        lambda: Layers(
+            nn.Conv2d(2, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.ReLU(), nn.Conv2d(4, 2, 3, 1, 1)
+        ),
+        (3, 2, 5, 6),
+    ),
+    "conv-strided": (
+        lambda: Layers(
+            nn.Conv2d(2, 4, 3, stride=2, padding=1),
+            nn.Softplus(),
+            nn.ConvTranspose2d(4, 2, 3, stride=2, padding=1, output_padding=(0, 1)),
+        ),
+        (2, 2, 5, 6),
+    ),
+    "conv-3d": (
+        lambda: Layers(
+            nn.Conv3d(2, 4, 3, stride=(1, 2, 1), padding=1, groups=2),
+            nn.Tanh(),
+            nn.ConvTranspose3d(4, 2, (3, 2, 3), stride=(1, 2, 1), padding=(1, 0, 1)),
+        ),
+        (2, 2, 4, 4, 3),
+    ),
+    "conv-depthwise": (
+        lambda: Layers(nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.SiLU(), nn.Conv2d(4, 4, 1)),
+        (1, 4, 5, 5),
+    ),
+    "pooled": (_pooled, (2, 2, 6, 4)),
+    "averaged": (_averaged, (2, 2, 6, 4)),
+    "weight-norm": (
+        lambda: Layers(nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)), nn.Tanh()),
+        (4, 3),
+    ),
+    "attention": (Attention, (2, 5, 8)),
+    "attention-causal": (lambda: Attention(causal=True), (2, 5, 8)),
+    "transformer": (
+        lambda: Layers(nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)),
+        (2, 5, 8),
+    ),
+}
+"""Name -> the field, and the shape of its state."""
 
 
 def _controlled(interpolation: type, coefficients: Callable[[Tensor, Tensor], Tensor]) -> Model:
@@ -240,6 +354,10 @@ MODELS: dict[str, Callable[[], Model]] = {
     **{
         name: lambda body=body: Model.of(Written(body), torch.randn(3, 2))
         for name, body in WRITTEN.items()
+    },
+    **{
+        name: lambda make=make, shape=shape: Model.of(make(), torch.randn(shape))
+        for name, (make, shape) in LAYERS.items()
     },
     "hamiltonian": lambda: Model.of(Hamiltonian(), torch.randn(4, 4)),
     "flow-exact": lambda: Model.of(Flow(), (torch.randn(5, 2), torch.zeros(5))),

@@ -17,6 +17,9 @@ DTYPES = {
     "Float64": torch.float64,
     "Int64": torch.int64,
     "Int32": torch.int32,
+    "Int16": torch.int16,
+    "Int8": torch.int8,
+    "UInt8": torch.uint8,
     "Bool": torch.bool,
 }
 VIEW = re.compile(r"%(\d+)\[([\d,]*)(?:\|([\d,]*)\|(\d+))?\]")
@@ -31,6 +34,16 @@ SCALARS: dict[str, Any] = {
         for name in ("maximum", "minimum", "isnan", "exp2", "tan", "sinh")
     },
     **{name: getattr(torch, name) for name in ("isinf", "cosh", "atan", "asin", "acos", "erfc")},
+    **{
+        name: getattr(torch, name) for name in ("acosh", "asinh", "atanh", "atan2", "log2", "log10")
+    },
+    **{name: getattr(torch, name) for name in ("ceil", "round", "hypot", "copysign", "signbit")},
+    **{name: getattr(torch, name) for name in ("lgamma", "digamma", "erfinv")},
+    "erfcx": torch.special.erfcx,
+    "trigamma": lambda x: torch.polygamma(1, x),
+    "rem": torch.fmod,
+    "xor": torch.bitwise_xor,
+    "div": lambda x, y: torch.div(x, y, rounding_mode="trunc"),
     "ifelse": torch.where,
     "inv": torch.reciprocal,
     "power": torch.pow,
@@ -39,7 +52,7 @@ SCALARS: dict[str, Any] = {
     "negation": torch.logical_not,
     "modulo": torch.remainder,
     "wrap": lambda i, n: torch.where(i < 0, i + n, i),
-    "trunc": lambda kind, x: x.to(kind.dtype),
+    "trunc": lambda *x: torch.trunc(x[0]) if len(x) == 1 else x[1].to(x[0].dtype),
     "Inf": math.inf,
     "NaN": math.nan,
 }
@@ -124,10 +137,15 @@ class TapeMachine:
         over = [
             d
             for d, (n, s) in enumerate(zip(out.shape, out.stride(), strict=True))
-            if s == 0 and n > 1
+            if s == 0 and n != 1
         ]
-        function = {"sum": torch.sum, "max": torch.amax, "min": torch.amin}[words[0]]
-        result = function(views[0], dim=over, keepdim=True)
+        if words[0] == "prod":
+            result = views[0]
+            for d in over:
+                result = result.prod(d, keepdim=True)
+        else:
+            function = {"sum": torch.sum, "max": torch.amax, "min": torch.amin}[words[0]]
+            result = function(views[0], dim=over, keepdim=True)
         out.as_strided(result.shape, out.stride(), out.storage_offset()).copy_(result)
 
     def _window(self, out: Tensor, views: list[Tensor], words: list[str], _none: str) -> None:
@@ -149,6 +167,18 @@ class TapeMachine:
     def _solve(self, out: Tensor, views: list[Tensor], words: list[str], _none: str) -> None:
         matrix, right = views
         out.copy_(torch.linalg.solve(matrix.mT if words == ["transposed"] else matrix, right))
+
+    def _factor(self, out: Tensor, views: list[Tensor], words: list[str], _none: str) -> None:
+        (matrix,) = views
+        if words == ["cholesky"]:
+            out.copy_(torch.linalg.cholesky_ex(matrix)[0])
+            return
+        n = matrix.shape[-1]
+        factors, pivots, _ = torch.linalg.lu_factor_ex(matrix)
+        permutation, _, _ = torch.lu_unpack(factors, pivots, unpack_data=False)
+        out[..., :n, :] = factors
+        out[..., n, :] = pivots
+        out[..., n + 1, :] = permutation.argmax(-2)
 
     def _searchsorted(self, out: Tensor, views: list[Tensor], words: list[str], _none: str) -> None:
         values, edges = views

@@ -22,7 +22,7 @@ def run(machine, compilation, inventory, program, t, y, cotangent):
     params = compilation.params(inventory)
     if params:
         flat = torch.cat([param.detach().reshape(-1) for param in params])
-        roles["params"][0].copy_(flat)
+        roles["params"][0][: len(flat)].copy_(flat)
     for memory, tensor in zip(roles.get("tensor", []), compilation.tensors(inventory), strict=True):
         memory.copy_(tensor.detach().reshape(-1))
     constants = compilation.tape.of_role("constant")

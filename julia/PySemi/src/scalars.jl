@@ -4,7 +4,8 @@ module Scalars
 # by pysemi/compiler/ops/pointwise.py in a syntax that Python shares, hence names such as
 # `both` for `&`.
 
-using SpecialFunctions: erf, erfc
+using SpecialFunctions: digamma, erf, erfc, erfcx, logabsgamma, trigamma
+using SpecialFunctions: SpecialFunctions
 
 "The larger of two numbers; NaN if either is, as in torch."
 @inline maximum(a::T, b::T) where {T <: AbstractFloat} = ifelse((a > b) | isnan(a), a, b)
@@ -29,6 +30,13 @@ using SpecialFunctions: erf, erfc
 @inline function power(x::T, y::T) where {T <: AbstractFloat}
     return ((x < 0) & (y != trunc(y))) ? T(NaN) : x^y
 end
+
+"The logarithm of |Γ(x)|."
+@inline lgamma(x::T) where {T <: AbstractFloat} =
+    isfinite(x) ? T(first(logabsgamma(x))) : abs(x)
+
+@inline erfinv(x::T) where {T <: AbstractFloat} =
+    abs(x) <= 1 ? SpecialFunctions.erfinv(x) : T(NaN)
 
 # torch's functions return NaN outside their domain, Julia's throw.
 for name in (:sqrt, :log, :log2, :log10, :asin, :acos, :acosh, :atanh, :log1p, :sin, :cos, :tan)

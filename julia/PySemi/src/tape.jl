@@ -6,7 +6,8 @@ end
 Base.showerror(io::IO, e::TapeError) = print(io, "tape: ", e.message)
 
 const ELEMENT_TYPES = Dict(
-    "Float32" => Float32, "Float64" => Float64, "Int64" => Int64, "Int32" => Int32, "Bool" => Bool,
+    "Float32" => Float32, "Float64" => Float64, "Int64" => Int64, "Int32" => Int32, "Int16" => Int16,
+    "Int8" => Int8, "UInt8" => UInt8, "Bool" => Bool,
 )
 
 """
@@ -196,7 +197,8 @@ function make_product(kinds, buffers, out, views, _, _)
     return kinds.product(buffers, out, views...)
 end
 
-const REDUCTIONS = Dict("sum" => +, "max" => Scalars.maximum, "min" => Scalars.minimum)
+const REDUCTIONS =
+    Dict("sum" => +, "prod" => *, "max" => Scalars.maximum, "min" => Scalars.minimum)
 
 function make_reduction(kinds, buffers, out, views, words, _)
     same_shapes(out, views[1])
@@ -250,6 +252,14 @@ function make_linear_solve(kinds, buffers, out, views, words, _)
     return kinds.linear_solve(buffers, out, views..., words[1] == "transposed")
 end
 
+const FACTORISATIONS = Dict("lu" => factor_lu!, "cholesky" => factor_cholesky!)
+
+function make_factorisation(kinds, buffers, out, views, words, _)
+    same_types(buffers, out, views...)
+    as_runs(out)
+    return kinds.factorisation(FACTORISATIONS[words[1]], buffers, out, views...)
+end
+
 const MAKERS = Dict{String, Function}(
     "pointwise" => make_pointwise,
     "matmul" => make_product,
@@ -259,13 +269,14 @@ const MAKERS = Dict{String, Function}(
     "put" => make_put,
     "searchsorted" => make_search,
     "solve" => make_linear_solve,
+    "factor" => make_factorisation,
 )
 
 "Kernels of memory that has an address."
 const LOOPS = (;
     pointwise = PointwiseLoop, product = Product, reduction = Reduction,
     moving_window = MovingWindow, take = Take, put = Put, search = SearchSorted,
-    linear_solve = LinearSolve,
+    linear_solve = LinearSolve, factorisation = Factorisation,
 )
 
 "Kernels of arrays that only whole-array operations may touch."
@@ -273,4 +284,5 @@ const BROADCASTS = (;
     pointwise = PointwiseBroadcast, product = ProductCall, reduction = ReductionCall,
     moving_window = MovingWindowBroadcast, take = TakeBroadcast, put = PutBroadcast,
     search = SearchSortedBroadcast, linear_solve = LinearSolveBroadcast,
+    factorisation = FactorisationBroadcast,
 )

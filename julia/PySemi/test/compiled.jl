@@ -19,7 +19,8 @@ function compare_with_torch(folder, name, like)
     end
     PySemi.TapeProgram(tape.programs["joint"])()
     T = eltype(tape.memory.y)
-    rtol = T === Float64 ? 1.0e-13 : 2.0f-5
+    # OpInfo's samples are of any condition.
+    rtol = T === Float32 ? 2.0f-5 : startswith(name, "opinfo-") ? 1.0e-10 : 1.0e-13
     for (role, buffer, values) in zip(tape.roles, tape.buffers, expected)
         role in results || continue
         scale = max(maximum(abs, values; init = zero(T)), one(T))

@@ -132,3 +132,21 @@ end
     # Without exchanging rows, this is a division by zero.
     @test result_of("%8[2,1] = solve %9[2,2] %10[2,1] plain", zeros(2), [0.0, 1, 1, 0], [3.0, 4]) == [4, 3]
 end
+
+@testset "factors" begin
+    A = randn(2, 3, 3)
+    rows(x) = vec(permutedims(x, ndims(x):-1:1))
+    packed = result_of("%8[2,5,3] = factor %9[2,3,3] lu", zeros(30), rows(A))
+    for i in 1:2
+        factors = lu(A[i, :, :])
+        found = reshape(packed, 3, 5, 2)[:, :, i]'
+        @test found[1:3, :] ≈ factors.factors
+        @test found[4, :] == factors.ipiv
+        @test found[5, :] == factors.p .- 1
+    end
+    # A singular matrix has factors too.
+    @test result_of("%8[4,2] = factor %9[2,2] lu", zeros(8), [0.0, 1, 0, 2])[3:6] == [0, 2, 1, 2]
+    S = A[1, :, :] * A[1, :, :]' + I
+    @test result_of("%8[3,3] = factor %9[3,3] cholesky", zeros(9), rows(S)) ≈ rows(cholesky(S).L)
+    @test isnan(last(result_of("%8[2,2] = factor %9[2,2] cholesky", zeros(4), [1.0, 2, 2, 1])))
+end

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
+from math import prod
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pysemi.compiler.builder import Builder
 from pysemi.compiler.graph import Literal, Operand, View, contiguous_strides
-from pysemi.compiler.ops.registry import aten, operator
+from pysemi.compiler.ops.pointwise import where
+from pysemi.compiler.ops.registry import aten, decomposition, operator
 from pysemi.compiler.untranslatable import Untranslatable
 
-__all__: list[str] = []
+__all__ = ["constant_value", "put_rows", "reshaped", "take_rows"]
 
 
 @operator(aten.cat.default)
@@ -64,7 +67,7 @@ def _select_scatter(
     box[dim] = (index, index + 1, 1)
     shape = tuple(1 if d == dim else size for d, size in enumerate(meta.shape))
     return builder.assemble(
-        meta.shape, meta.dtype, x, [(tuple(box), _reshaped(builder, source, shape))]
+        meta.shape, meta.dtype, x, [(tuple(box), reshaped(builder, source, shape))]
     )
 
 
@@ -89,9 +92,9 @@ def _repeat(builder: Builder, meta: Any, x: Operand, repeats: Sequence[int]) -> 
     shape = (*lead, *x.shape)
     split = [n for pair in zip((1,) * len(shape), shape, strict=True) for n in pair]
     wide = [n for pair in zip(repeats, shape, strict=True) for n in pair]
-    seen = _reshaped(builder, x, tuple(split))
+    seen = reshaped(builder, x, tuple(split))
     expanded = builder.array(seen).expand(tuple(wide))
-    return _reshaped(builder, expanded, tuple(meta.shape))
+    return reshaped(builder, expanded, tuple(meta.shape))
 
 
 @operator(aten.flip.default)
@@ -102,15 +105,16 @@ def _flip(builder: Builder, meta: Any, x: Operand, dims: Sequence[int]) -> Opera
 
 @operator(aten.index_select.default)
 def _index_select(builder: Builder, meta: Any, x: Operand, dim: int, index: Operand) -> Operand:
+    if not x.shape:
+        return x
     indices: list[Operand | None] = [None] * len(x.shape)
-    if x.shape:
-        indices[dim % len(x.shape)] = _reshaped(builder, index, (meta.shape[dim],))
+    indices[dim % len(x.shape)] = reshaped(builder, index, (meta.shape[dim],))
     if isinstance(x, View) and meta.shape[dim] == 1 and isinstance(index, View):
         # One slice at a place known only at run time: a copy from a moving window.
         dim %= len(x.shape)
         window = x.like(x.as_meta().narrow(dim, 0, 1))
         attrs = (x.stride[dim], x.shape[dim])
-        where = _reshaped(builder, index, ())
+        where = reshaped(builder, index, ())
         return builder.node("window", meta.shape, meta.dtype, (window, where), attrs)
     return _index(builder, meta, x, indices)
 
@@ -137,6 +141,12 @@ def _index_put(
     values: Operand,
     accumulate: bool = False,
 ) -> Operand:
+    if not accumulate and len(indices) == 1 and prod(values.shape) == 1:
+        (mask,) = indices
+        if mask is not None and mask.dtype == torch.bool:  # x[mask] = one number
+            value = reshaped(builder, values, ())
+            lead = reshaped(builder, mask, (*mask.shape, *[1] * (len(x.shape) - len(mask.shape))))
+            return where(builder, meta, lead, value, x)
     linear = _linear(builder, tuple(x.shape), indices)
     return _put(builder, meta, x, linear, values, accumulate=accumulate)
 
@@ -178,6 +188,71 @@ def _as_strided_scatter(
     return _put(builder, meta, x, builder.constant(places), source, accumulate=False)
 
 
+@operator(aten.diagonal_scatter.default)
+def _diagonal_scatter(
+    builder: Builder,
+    meta: Any,
+    x: Operand,
+    source: Operand,
+    offset: int = 0,
+    dim1: int = 0,
+    dim2: int = 1,
+) -> Operand:
+    places = torch.arange(meta.numel()).view(meta.shape).diagonal(offset, dim1, dim2)
+    return _put(builder, meta, x, builder.constant(places), source, accumulate=False)
+
+
+@operator(aten.diagonal_backward.default)
+def _diagonal_backward(
+    builder: Builder,
+    meta: Any,
+    grad: Operand,
+    _sizes: Any,
+    offset: int,
+    dim1: int,
+    dim2: int,
+) -> Operand:
+    zero = Literal(0, meta.dtype, tuple(meta.shape))
+    return _diagonal_scatter(builder, meta, zero, grad, offset, dim1, dim2)
+
+
+@operator(aten.put.default)
+def _put_flat(
+    builder: Builder,
+    meta: Any,
+    x: Operand,
+    index: Operand,
+    values: Operand,
+    accumulate: bool = False,
+) -> Operand:
+    linear = _wrapped(builder, index, prod(x.shape))
+    return _put(
+        builder,
+        meta,
+        x,
+        linear,
+        reshaped(builder, values, tuple(index.shape)),
+        accumulate=accumulate,
+    )
+
+
+@decomposition(aten.scatter_reduce.two)
+def _scatter_reduce(
+    x: Tensor,
+    dim: int,
+    index: Tensor,
+    source: Tensor,
+    reduce: str,
+    *,
+    include_self: bool = True,
+) -> Tensor:
+    if reduce != "sum":
+        raise Untranslatable(f'torch.scatter_reduce by "{reduce}"')
+    if not include_self:
+        x = x.scatter(dim, index, 0)
+    return x.scatter_add(dim, index, source)
+
+
 def _scattered(
     builder: Builder,
     meta: Any,
@@ -198,7 +273,7 @@ def _take(builder: Builder, x: Operand, linear: Operand, shape: tuple[int, ...])
     if isinstance(x, Literal):
         return Literal(x.value, x.dtype, shape)
     source = builder.contiguous(x)
-    where = builder.contiguous(builder.array(_reshaped(builder, linear, shape)))
+    where = builder.contiguous(builder.array(reshaped(builder, linear, shape)))
     return builder.node("take", shape, x.dtype, (source, where))
 
 
@@ -211,6 +286,23 @@ def _put(
     if isinstance(x, View):
         args = (builder.contiguous(x), *args[1:])
     return builder.node("put", meta.shape, meta.dtype, args, (bool(accumulate),))
+
+
+def take_rows(builder: Builder, x: Operand, order: Operand) -> Operand:
+    """Row ``order[i]`` of each matrix of ``x`` (..., n, k) as row i; ``order`` is (..., n)."""
+    return _take(builder, x, _rows(builder, x, order), tuple(x.shape))
+
+
+def put_rows(builder: Builder, x: Operand, order: Operand) -> Operand:
+    """Undo :func:`take_rows`."""
+    zero = Literal(0, x.dtype, tuple(x.shape))
+    return _put(builder, x, zero, _rows(builder, x, order), x, accumulate=False)
+
+
+def _rows(builder: Builder, x: Operand, order: Operand) -> Operand:
+    index = builder.array(order)
+    wide = index.like(index.as_meta().unsqueeze(-1)).expand(tuple(x.shape))
+    return _along(builder, x, -2, wide)
 
 
 def _along(builder: Builder, x: Operand, dim: int, index: Operand) -> Operand:
@@ -261,7 +353,7 @@ def _linear(builder: Builder, shape: tuple[int, ...], indices: Sequence[Operand 
         else:
             start = len(before) + len(common) - len(index.shape)
             lay[start : start + len(index.shape)] = index.shape
-            place = _reshaped(builder, _wrapped(builder, index, shape[d]), tuple(lay))
+            place = reshaped(builder, _wrapped(builder, index, shape[d]), tuple(lay))
         total = _plus(builder, total, place, steps[d])
     return _filled(builder, total, result)
 
@@ -304,7 +396,8 @@ def _whole_box(shape: Sequence[int]) -> list[tuple[int, int, int]]:
     return [(0, size, 1) for size in shape]
 
 
-def _reshaped(builder: Builder, x: Operand, shape: tuple[int, ...]) -> Operand:
+def reshaped(builder: Builder, x: Operand, shape: tuple[int, ...]) -> Operand:
+    """``x`` in another shape, copied if its strides have no such view."""
     if isinstance(x, Literal):
         return Literal(x.value, x.dtype, shape)
     if x.shape == shape:

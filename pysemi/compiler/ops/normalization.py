@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
+from torch import Tensor
+
 from pysemi.compiler.builder import Builder
 from pysemi.compiler.graph import Operand
 from pysemi.compiler.ops.reductions import reduced
-from pysemi.compiler.ops.registry import aten, operator
+from pysemi.compiler.ops.registry import aten, decomposition, operator
 
 __all__: list[str] = []
 
@@ -43,3 +45,21 @@ def _mean(builder: Builder, x: Operand, dims: Sequence[int], dtype: Any) -> Oper
     total = reduced(builder, "sum", x, list(dims), keepdim=True, dtype=dtype)
     count = prod(x.shape[d] for d in dims)
     return builder.pointwise("$1 / $2", total, count, dtype=dtype)
+
+
+@decomposition(aten._weight_norm_interface.default)
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> tuple[Tensor, Tensor]:
+    norms = (v * v).sum(_others(v, dim), keepdim=True).sqrt()
+    return v * (g / norms), norms
+
+
+@decomposition(aten._weight_norm_interface_backward.default)
+def _weight_norm_backward(
+    grad: Tensor, v: Tensor, g: Tensor, norms: Tensor, dim: int
+) -> tuple[Tensor, Tensor]:
+    along = (grad * v).sum(_others(v, dim), keepdim=True)
+    return g / norms * (grad - v * along / (norms * norms)), along / norms
+
+
+def _others(v: Tensor, dim: int) -> list[int]:
+    return [d for d in range(v.ndim) if d != dim % v.ndim]

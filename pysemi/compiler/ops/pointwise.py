@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
-from pysemi.compiler.builder import Builder
+from pysemi.compiler.builder import Builder, as_operand
 from pysemi.compiler.graph import Literal, Operand, View
 from pysemi.compiler.ops.registry import aten, operator, register
+from pysemi.compiler.untranslatable import Untranslatable
 
-__all__: list[str] = []
+__all__ = ["where"]
 
 ARITHMETIC = {
     aten.mul.Tensor: "$1 * $2",
@@ -61,6 +62,15 @@ ARITHMETIC = {
     aten.remainder.Scalar: "modulo($1, $2)",
     aten.fmod.Tensor: "rem($1, $2)",
     aten.fmod.Scalar: "rem($1, $2)",
+    aten.copysign.Tensor: "copysign($1, $2)",
+    aten.copysign.Scalar: "copysign($1, $2)",
+    aten.hypot.default: "hypot($1, $2)",
+    aten.fmax.default: "ifelse(isnan($1), $2, ifelse(isnan($2), $1, maximum($1, $2)))",
+    aten.fmin.default: "ifelse(isnan($1), $2, ifelse(isnan($2), $1, minimum($1, $2)))",
+    aten.lgamma.default: "lgamma($1)",
+    aten.digamma.default: "digamma($1)",
+    aten.erfinv.default: "erfinv($1)",
+    aten.special_erfcx.default: "erfcx($1)",
 }
 """Operands are converted to the result's type first."""
 
@@ -68,7 +78,6 @@ PRIMITIVES = {
     "add": "$1 + $2",
     "sub": "$1 - $2",
     "mul": "$1 * $2",
-    "div": "$1 / $2",
     "neg": "-$1",
     "exp": "exp($1)",
     "log": "log($1)",
@@ -76,6 +85,12 @@ PRIMITIVES = {
     "rsqrt": "inv(sqrt($1))",
     "reciprocal": "inv($1)",
     "tanh": "tanh($1)",
+    "abs": "abs($1)",
+    "trunc": "trunc($1)",
+    "round": "round($1)",
+    "floor": "floor($1)",
+    "ceil": "ceil($1)",
+    "fmod": "rem($1, $2)",
 }
 """What torch takes some operators apart into, in place of ATen."""
 
@@ -94,11 +109,16 @@ LOGIC = {
     aten.logical_or.default: "either($1, $2)",
     aten.logical_xor.default: "$1 != $2",
     aten.logical_not.default: "negation($1)",
-    aten.bitwise_and.Tensor: "both($1, $2)",
-    aten.bitwise_or.Tensor: "either($1, $2)",
-    aten.bitwise_not.default: "negation($1)",
 }
 """Of bools."""
+
+BITWISE = {
+    "bitwise_and": "$1 & $2",
+    "bitwise_or": "$1 | $2",
+    "bitwise_xor": "xor($1, $2)",
+    "bitwise_not": "~$1",
+}
+"""Of bools or integers."""
 
 
 def _arithmetic(template: str) -> Any:
@@ -135,8 +155,13 @@ for _overload, _template in ARITHMETIC.items():
 for _name, _template in PRIMITIVES.items():
     register(getattr(torch.ops.prims, _name).default, _arithmetic(_template))
 for _name, _template in COMPARISONS.items():
+    register(getattr(torch.ops.prims, _name).default, _comparison(_template))
     register(getattr(aten, _name).Tensor, _comparison(_template))
     register(getattr(aten, _name).Scalar, _comparison(_template))
+for _name, _template in BITWISE.items():
+    register(getattr(torch.ops.prims, _name).default, _arithmetic(_template))
+    for _form in set(getattr(aten, _name).overloads()) & {"default", "Tensor", "Scalar"}:
+        register(getattr(getattr(aten, _name), _form), _arithmetic(_template))
 for _overload, _template in LOGIC.items():
     register(_overload, _logic(_template))
 
@@ -182,11 +207,12 @@ def _pow(builder: Builder, meta: Any, x: Any, exponent: Any) -> Operand:
     return builder.pointwise("power($1, $2)", x, exponent, dtype=meta.dtype)
 
 
-@operator(aten.where.self)
-def _where(builder: Builder, meta: Any, condition: Operand, x: Any, y: Any) -> Operand:
+@operator(aten.where.self, torch.ops.prims.where.default)
+def where(builder: Builder, meta: Any, condition: Operand, x: Any, y: Any) -> Operand:
+    """``x`` where the condition holds, else ``y``."""
     if isinstance(condition, Literal):
-        chosen = x if condition.value else y
-        return builder.pointwise("$1", chosen, dtype=meta.dtype)
+        chosen = builder.convert(as_operand(x if condition.value else y, meta.dtype), meta.dtype)
+        return builder.expand(chosen, tuple(meta.shape))
     return builder.pointwise(
         "ifelse($1, $2, $3)",
         condition,
@@ -229,3 +255,28 @@ def _isnan(builder: Builder, meta: Any, x: Operand) -> Operand:
 @operator(aten.isinf.default)
 def _isinf(builder: Builder, meta: Any, x: Operand) -> Operand:
     return builder.pointwise("isinf($1)", x, dtype=meta.dtype, compute=x.dtype)
+
+
+@operator(torch.ops.prims.div.default)
+def _prims_div(builder: Builder, meta: Any, x: Any, y: Any) -> Operand:
+    template = "$1 / $2" if meta.dtype.is_floating_point else "div($1, $2)"
+    return builder.pointwise(template, x, y, dtype=meta.dtype)
+
+
+@operator(aten.signbit.default, torch.ops.prims.signbit.default)
+def _signbit(builder: Builder, meta: Any, x: Operand) -> Operand:
+    return builder.pointwise("signbit($1)", x, dtype=meta.dtype, compute=x.dtype)
+
+
+@operator(aten.softshrink_backward.default, aten.hardshrink_backward.default)
+def _shrink_backward(builder: Builder, meta: Any, grad: Operand, x: Operand, width: Any) -> Operand:
+    template = "ifelse(abs($2) <= $3, $4, $1)"
+    return builder.pointwise(template, grad, x, width, 0, dtype=meta.dtype)
+
+
+@operator(aten.polygamma.default)
+def _polygamma(builder: Builder, meta: Any, order: int, x: Operand) -> Operand:
+    if order > 1:
+        raise Untranslatable(f"torch.polygamma of order {order}")
+    name = "trigamma" if order else "digamma"
+    return builder.pointwise(f"{name}($1)", x, dtype=meta.dtype)

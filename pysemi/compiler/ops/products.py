@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from pysemi.compiler.builder import Builder
 from pysemi.compiler.graph import Literal, Operand, View
 from pysemi.compiler.ops.reductions import reduced
-from pysemi.compiler.ops.registry import aten, operator
+from pysemi.compiler.ops.registry import aten, decomposition, operator
 
 __all__: list[str] = []
 
@@ -76,3 +80,28 @@ def _dot(builder: Builder, meta: Any, x: Operand, y: Operand) -> Operand:
     column = second.like(second.as_meta().unsqueeze(1))
     product = _column_product(builder, meta, row, column)
     return product.like(product.as_meta().squeeze(1).squeeze(0))
+
+
+@decomposition(aten.addbmm.default)
+def _addbmm(c: Tensor, a: Tensor, b: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
+    return torch.add(c * beta, a.bmm(b).sum(0), alpha=alpha)
+
+
+@decomposition(aten._trilinear.default)
+def _trilinear(
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    expand_a: Sequence[int],
+    expand_b: Sequence[int],
+    expand_c: Sequence[int],
+    summed: Sequence[int],
+    _unroll_dim: int = 1,
+) -> Tensor:
+    for dim in expand_a:
+        a = a.unsqueeze(dim)
+    for dim in expand_b:
+        b = b.unsqueeze(dim)
+    for dim in expand_c:
+        c = c.unsqueeze(dim)
+    return (a * b * c).sum(list(summed))

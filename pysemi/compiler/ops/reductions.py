@@ -7,10 +7,11 @@ from math import prod
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pysemi.compiler.builder import Builder
 from pysemi.compiler.graph import Operand, View
-from pysemi.compiler.ops.registry import aten, operator
+from pysemi.compiler.ops.registry import aten, decomposition, operator
 
 __all__ = ["reduced"]
 
@@ -24,9 +25,11 @@ def reduced(
     keepdim: bool,
     dtype: Any,
 ) -> Operand:
-    """``x`` reduced over ``dims`` (all, if none are given) by "sum", "max" or "min"."""
+    """``x`` reduced over ``dims`` (all, if none are given) by "sum", "prod", "max" or "min"."""
     view = builder.array(builder.convert(x, dtype))
     rank = len(view.shape)
+    if rank == 0:
+        return view
     over = sorted({d % rank for d in dims} if dims else set(range(rank)))
     over = [d for d in over if view.shape[d] != 1]
     kept = tuple(1 if d in over else size for d, size in enumerate(view.shape))
@@ -131,3 +134,50 @@ def _max_all(builder: Builder, meta: Any, x: Operand) -> Operand:
 @operator(aten.min.default)
 def _min_all(builder: Builder, meta: Any, x: Operand) -> Operand:
     return reduced(builder, "min", x, None, keepdim=False, dtype=meta.dtype)
+
+
+@operator(torch.ops.prims.prod.default)
+def _prims_prod(builder: Builder, meta: Any, x: Operand, dims: Any, **_kind: Any) -> Operand:
+    return reduced(builder, "prod", x, dims, keepdim=False, dtype=meta.dtype)
+
+
+@decomposition(aten.max.dim)
+def _max(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    return _extremum(x, torch.amax(x, dim, keepdim=True), dim, keepdim)
+
+
+@decomposition(aten.min.dim)
+def _min(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    return _extremum(x, torch.amin(x, dim, keepdim=True), dim, keepdim)
+
+
+@decomposition(aten.argmax.default)
+def _argmax(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
+    return _place(x, torch.max, dim, keepdim)
+
+
+@decomposition(aten.argmin.default)
+def _argmin(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
+    return _place(x, torch.min, dim, keepdim)
+
+
+def _place(x: Tensor, find: Any, dim: int | None, keepdim: bool) -> Tensor:
+    if dim is not None:
+        place: Tensor = find(x, dim, keepdim)[1]
+        return place
+    place = find(x.reshape(-1), 0)[1]
+    return place.reshape([1] * x.ndim) if keepdim else place
+
+
+def _extremum(x: Tensor, value: Tensor, dim: int, keepdim: bool) -> tuple[Tensor, Tensor]:
+    """The value, and the first place where it, or NaN, is."""
+    if x.ndim == 0:
+        return value, torch.zeros((), dtype=torch.int64)
+    shape = [1] * x.ndim
+    shape[dim] = x.shape[dim]
+    found = x == value
+    if x.is_floating_point():
+        found = found | x.isnan()
+    places = torch.where(found, torch.arange(x.shape[dim]).view(shape), x.shape[dim])
+    place = places.amin(dim, keepdim=True)
+    return (value, place) if keepdim else (value.squeeze(dim), place.squeeze(dim))

@@ -35,3 +35,36 @@ function (k::LinearSolveBroadcast)()
     )
     return nothing
 end
+
+"""
+    FactorisationBroadcast(factor!, buffers, out, a)
+
+Factor each of [`Squares`](@ref) by one element of a broadcast.
+"""
+struct FactorisationBroadcast{F, X, A, D} <: Function
+    factor!::F
+    squares::Squares
+    out::X
+    a::A
+    done::D
+end
+
+function FactorisationBroadcast(factor!, buffers, out::Window, a::Window)
+    squares = Squares(out, a)
+    memory = buffers[out.buffer]
+    done = similar(memory, Bool, squares.batch)
+    return FactorisationBroadcast(factor!, squares, memory, buffers[a.buffer], done)
+end
+
+@inline function factored(factor!, out, a, squares, i)
+    factor!(out, a, squares, i)
+    return true
+end
+
+function (k::FactorisationBroadcast)()
+    (; squares) = k
+    broadcast!(
+        factored, k.done, Ref(k.factor!), Ref(k.out), Ref(k.a), Ref(squares), 0:(squares.batch - 1)
+    )
+    return nothing
+end

@@ -1,4 +1,4 @@
-# Small dense linear systems, by elimination with partial pivoting.
+# Small dense matrices: systems solved by elimination with partial pivoting, and factors.
 
 """
     Systems(buffers, out, a, b, transposed; factor_step)
@@ -104,6 +104,111 @@ function solve_system!(x_memory, a_memory, b_memory, factor_memory, systems, i)
             value -= cell(factors, row, l) * cell(x, l, j)
         end
         cell!(x, value / cell(factors, row, row), row, j)
+    end
+    return nothing
+end
+
+"""
+    Squares(out, a)
+
+Where row-major matrices (n, n), and what is made of each of them, lie in their memory.
+"""
+struct Squares
+    n::Int
+    batch::Int
+    a::NTuple{4, Int}
+    out::NTuple{4, Int}
+end
+
+function Squares(out::Window, a::Window)
+    rows, n = out.shape[end - 1], a.shape[end]
+    batched = length(a.shape) == 3
+    layout = (a.offset, batched ? a.strides[1] : 0, a.strides[end - 1], a.strides[end])
+    return Squares(n, batched ? a.shape[1] : 1, layout, (out.offset, rows * n, n, 1))
+end
+
+"""
+    Factorisation(factor!, buffers, out, a)
+
+Factor each of [`Squares`](@ref) in memory that has an address.
+"""
+struct Factorisation{F, T} <: Function
+    factor!::F
+    squares::Squares
+    out::Ptr{T}
+    a::Ptr{T}
+end
+
+function Factorisation(factor!, buffers, out::Window, a::Window)
+    start(w) = pointer(buffers[w.buffer])
+    return Factorisation(factor!, Squares(out, a), start(out), start(a))
+end
+
+function (k::Factorisation)()
+    for i in 0:(k.squares.batch - 1)
+        k.factor!(k.out, k.a, k.squares, i)
+    end
+    return nothing
+end
+
+"""
+    factor_lu!(out, a, squares, i)
+
+The factors of `A[p, :] = L U` in one matrix, below it a row of pivots as LAPACK counts them
+and a row with `p`, from 0.
+"""
+function factor_lu!(out_memory, a_memory, squares, i)
+    n = squares.n
+    out, a = Grid(out_memory, squares.out, i), Grid(a_memory, squares.a, i)
+    for row in 0:(n - 1)
+        for j in 0:(n - 1)
+            cell!(out, cell(a, row, j), row, j)
+        end
+        cell!(out, oftype(cell(out, 0, 0), row), n + 1, row)
+    end
+    for column in 0:(n - 1)
+        pivot = column
+        for row in (column + 1):(n - 1)
+            abs(cell(out, row, column)) > abs(cell(out, pivot, column)) && (pivot = row)
+        end
+        cell!(out, oftype(cell(out, 0, 0), pivot + 1), n, column)
+        if pivot != column
+            exchange_rows!(out, column, pivot, 0, n)
+            kept, moved = cell(out, n + 1, column), cell(out, n + 1, pivot)
+            cell!(out, moved, n + 1, column)
+            cell!(out, kept, n + 1, pivot)
+        end
+        # Of a singular matrix the column is zero already, as LAPACK leaves it.
+        iszero(cell(out, column, column)) && continue
+        for row in (column + 1):(n - 1)
+            factor = cell(out, row, column) / cell(out, column, column)
+            cell!(out, factor, row, column)
+            subtract_row!(out, row, column, factor, column + 1, n)
+        end
+    end
+    return nothing
+end
+
+"""
+    factor_cholesky!(out, a, squares, i)
+
+`L` with `L L' = A`, read from `A`'s lower triangle; NaN where there is none.
+"""
+function factor_cholesky!(out_memory, a_memory, squares, i)
+    n = squares.n
+    out, a = Grid(out_memory, squares.out, i), Grid(a_memory, squares.a, i)
+    for column in 0:(n - 1)
+        for row in 0:(column - 1)
+            cell!(out, zero(cell(a, row, column)), row, column)
+        end
+        for row in column:(n - 1)
+            value = cell(a, row, column)
+            for l in 0:(column - 1)
+                value -= cell(out, row, l) * cell(out, column, l)
+            end
+            diagonal = row == column
+            cell!(out, diagonal ? Scalars.sqrt(value) : value / cell(out, column, column), row, column)
+        end
     end
     return nothing
 end

@@ -1,4 +1,4 @@
-# Sums, maxima and minima over some dimensions.
+# Sums, products, maxima and minima over some dimensions.
 
 """
     Reduction{Op, T}
@@ -16,6 +16,7 @@ struct Reduction{Op, T} <: Function
 end
 
 reduction_start(::typeof(+), ::Type{T}) where {T} = zero(T)
+reduction_start(::typeof(*), ::Type{T}) where {T} = one(T)
 reduction_start(::typeof(Scalars.maximum), ::Type{T}) where {T} = typemin(T)
 reduction_start(::typeof(Scalars.minimum), ::Type{T}) where {T} = typemax(T)
 
