@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 from torch.autograd.graph import Node
@@ -29,21 +29,12 @@ def uncovered_leaves(output: Tensor, known: Sequence[Tensor]) -> list[Tensor]:
     list of Tensor
         Each leaf once, in the order in which the search met them.
     """
-    # The nodes themselves are kept, since their Python objects, which are compared
-    # by identity, live only as long as someone holds them.
-    seen: set[Node] = {x.grad_fn for x in known if x.grad_fn is not None}
     covered = {id(x) for x in known}
     leaves: dict[int, Tensor] = {}
-    pending: list[Node | None] = [output.grad_fn]
-    while pending:
-        node = pending.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
+    for node in _graph(output.grad_fn, {x.grad_fn for x in known if x.grad_fn is not None}):
         leaf = getattr(node, "variable", None)
         if leaf is not None and id(leaf) not in covered:
             leaves[id(leaf)] = leaf
-        pending.extend(successor for successor, _ in node.next_functions)
     return list(leaves.values())
 
 
@@ -52,16 +43,24 @@ def ancestors(result: Tensor, candidates: Sequence[Tensor]) -> list[Tensor]:
     results = {x.grad_fn: x for x in candidates if x.grad_fn is not None}
     leaves = {id(x): x for x in candidates if x.grad_fn is None}
     found: dict[int, Tensor] = {}
-    seen: set[Node] = set()
-    pending: list[Node | None] = [result.grad_fn]
+    for node in _graph(result.grad_fn, set()):
+        leaf = getattr(node, "variable", None)
+        met = results.get(node) if leaf is None else leaves.get(id(leaf))
+        if met is not None and node is not result.grad_fn:
+            found[id(met)] = met
+    return list(found.values())
+
+
+def _graph(start: Node | None, without: set[Node]) -> Iterator[Node]:
+    """The nodes of an autograd graph, each once; none of ``without``, nor what lies behind them."""
+    # The nodes themselves are kept, since their Python objects, which are compared
+    # by identity, live only as long as someone holds them.
+    seen = set(without)
+    pending = [start]
     while pending:
         node = pending.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
-        leaf = getattr(node, "variable", None)
-        met = results.get(node) if leaf is None else leaves.get(id(leaf))
-        if met is not None and node is not result.grad_fn:
-            found[id(met)] = met
+        yield node
         pending.extend(following for following, _ in node.next_functions)
-    return list(found.values())

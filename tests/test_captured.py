@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pysemi.captured import uncovered_leaves
+from pysemi.captured import ancestors, uncovered_leaves
 
 A, B, C = (torch.ones(i + 1, requires_grad=True) for i in range(3))
 
@@ -31,3 +31,14 @@ def test_an_unknown_path_around_a_known_intermediate_is_found():
 
 def test_a_result_without_a_graph_depends_on_nothing():
     assert uncovered_leaves(torch.ones(1), [C]) == []
+
+
+def test_ancestors_are_what_a_tensor_was_computed_from():
+    weight = torch.ones(2, requires_grad=True)
+    bias = torch.zeros(2, requires_grad=True)
+    hidden = torch.tanh(weight)
+    result = 2 * hidden
+    same_node = torch.stack([hidden, hidden]).unbind()
+    assert ancestors(result, (weight, bias, hidden, result)) == [hidden, weight]
+    assert ancestors(weight, (weight, bias)) == []
+    assert ancestors(same_node[0], same_node) == []
