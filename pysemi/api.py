@@ -52,7 +52,9 @@ def odeint(
         Relative and absolute tolerance: a number, a tensor that broadcasts over
         the state, or one of these per component of a tuple state.
     method : str, optional
-        A solver's name; "dopri5" if left out.
+        A solver's name; "dopri5" if left out. On Julia also OrdinaryDiffEq's names
+        ("Tsit5", "Vern7", for stiff problems "Rodas5P" or "KenCarp4"), and "auto",
+        which changes over to a stiff method where the problem asks for it.
     options : dict, optional
         The solver's options. ``norm`` takes "default", "rms", a
         :class:`~pysemi.StateNorm` or a callable (see :mod:`pysemi.norms`);

@@ -61,7 +61,8 @@ def compare(
         str,
         typer.Argument(
             metavar="NAME",
-            help="spiral, cde, cde-linear, hamiltonian, cnf, van-der-pol, or all.",
+            help="spiral, cde, cde-linear, hamiltonian, cnf, van-der-pol, convolution, "
+            "attention, graph, or all.",
         ),
     ],
     as_json: Annotated[

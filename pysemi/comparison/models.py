@@ -179,6 +179,63 @@ class VanDerPol(nn.Module):
         return torch.stack([v, self.mu * (1 - x**2) * v - x], dim=-1)
 
 
+class Convolutional(nn.Module):
+    """Two convolutions with the time as a channel and a group norm between them."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.into = nn.Conv2d(channels + 1, width, 3, padding=1)
+        self.norm = nn.GroupNorm(2, width)
+        self.out = nn.Conv2d(width, channels, 3, padding=1)
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        """Map images, shape ``(..., channels, height, width)``, to their derivative."""
+        time = t.expand(y.shape[0], 1, *y.shape[2:])
+        hidden = nn.functional.silu(self.norm(self.into(torch.cat([y, time], dim=1))))
+        slope: Tensor = self.out(hidden)
+        return slope
+
+
+class Attentive(nn.Module):
+    """One attention block over a set of particles."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(channels)
+        self.projections = nn.Linear(channels, 3 * channels)
+        self.out = nn.Linear(channels, channels)
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:  # noqa: ARG002
+        """Map particles, shape ``(batch, particles, channels)``, to their derivative."""
+        batch, particles, channels = y.shape
+        shape = (batch, particles, 3, self.heads, channels // self.heads)
+        query, key, value = self.projections(self.norm(y)).view(shape).permute(2, 0, 3, 1, 4)
+        attended = nn.functional.scaled_dot_product_attention(query, key, value)
+        heard: Tensor = self.out(attended.transpose(1, 2).reshape(y.shape))
+        return heard - 0.1 * y
+
+
+class MessagePassing(nn.Module):
+    """Nodes of a graph that hear from their neighbours."""
+
+    source: Tensor
+    target: Tensor
+
+    def __init__(self, edges: Tensor, channels: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("source", edges[0])
+        self.register_buffer("target", edges[1])
+        self.message = nn.Sequential(
+            nn.Linear(2 * channels, width), nn.Tanh(), nn.Linear(width, channels)
+        )
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:  # noqa: ARG002
+        """Map nodes, shape ``(nodes, channels)``, to their derivative."""
+        pairs = torch.cat([y[self.source], y[self.target]], dim=-1)
+        return torch.zeros_like(y).index_add(0, self.target, self.message(pairs)) - y
+
+
 def _spiral(generator: torch.Generator) -> Case:
     func = _drawn(Spiral(), generator, gain=0.3)
     return Case(func, _normal(generator, 20, 2), _times(0.0, 0.7, 1.3, 2.0), weighted_loss)
@@ -202,6 +259,22 @@ def _van_der_pol(generator: torch.Generator) -> Case:
     # Backward in time its trajectories part like exp(15 t): the adjoint needs the state anew
     # at short intervals.
     return Case(func, y0, torch.linspace(0.0, 1.6, 9, dtype=torch.float64), weighted_loss)
+
+
+def _convolution(generator: torch.Generator) -> Case:
+    func = _drawn(Convolutional(channels=2, width=4), generator, gain=0.5)
+    return Case(func, _normal(generator, 2, 2, 5, 5), _times(0.0, 0.5, 1.0), weighted_loss)
+
+
+def _attention(generator: torch.Generator) -> Case:
+    func = _drawn(Attentive(channels=4, heads=2), generator, gain=1.0)
+    return Case(func, _normal(generator, 2, 5, 4), _times(0.0, 0.6, 1.0), weighted_loss)
+
+
+def _graph(generator: torch.Generator) -> Case:
+    edges = torch.tensor([[0, 1, 2, 3, 4, 5, 0, 2, 4, 5], [1, 2, 3, 4, 5, 0, 3, 5, 1, 1]])
+    func = _drawn(MessagePassing(edges, channels=3, width=8), generator, gain=1.0)
+    return Case(func, _normal(generator, 6, 3), _times(0.0, 0.7, 1.5), weighted_loss)
 
 
 def _cde_cubic(generator: torch.Generator) -> Case:
@@ -262,5 +335,8 @@ MODELS: dict[str, Callable[[torch.Generator], Case]] = {
     "hamiltonian": _hamiltonian,
     "cnf": _cnf,
     "van-der-pol": _van_der_pol,
+    "convolution": _convolution,
+    "attention": _attention,
+    "graph": _graph,
 }
 """The models by name, each a function of a seeded generator."""

@@ -563,7 +563,7 @@ class Robertson(nn.Module):
         return torch.stack([third - first, first - second - third, second], dim=-1)
 
 
-@pytest.mark.parametrize("method", ["Rodas5P", "KenCarp4", "FBDF"])
+@pytest.mark.parametrize("method", ["Rodas5P", "KenCarp4", "FBDF", "auto"])
 def test_a_stiff_problem_and_the_gradient_of_its_rates(method):
     y0 = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
     t = times(0.0, 1e-2, 1.0, 1e2, 1e4)

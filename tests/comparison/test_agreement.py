@@ -22,6 +22,7 @@ pytestmark = [
 DTYPES = (torch.float64, torch.float32)
 NORMS = ("default", "seminorm", "rms")
 BRIDGES = ("compiled", "callback")
+PAPERS = ("spiral", "cde", "cde-linear", "hamiltonian", "cnf", "van-der-pol")
 WAYS = [
     *product(NORMS, ("backsolve", "gauss"), BRIDGES),
     *product(NORMS, ("interpolating",), ("compiled",)),
@@ -29,6 +30,10 @@ WAYS = [
     *product(("default",), ("discrete", "quadrature"), BRIDGES),
 ]
 """Norm, adjoint, bridge."""
+
+
+def set_apart(names, others):
+    return [name for name in names if name not in others]
 
 
 @cache
@@ -50,7 +55,17 @@ def identify(value):
 
 @pytest.mark.parametrize(
     ("name", "dtype", "norm", "adjoint", "bridge"),
-    [(name, dtype, *way) for name, dtype, way in product(MODELS, DTYPES, WAYS)],
+    [
+        *((name, dtype, *way) for name, dtype, way in product(PAPERS, DTYPES, WAYS)),
+        *(
+            (name, dtype, *way)
+            for name, dtype, way in product(
+                set_apart(MODELS, PAPERS),
+                DTYPES,
+                [("seminorm", "backsolve", "compiled"), ("default", "discrete", "compiled")],
+            )
+        ),
+    ],
     ids=identify,
 )
 def test_loss_and_gradients_agree(name, dtype, norm, adjoint, bridge):

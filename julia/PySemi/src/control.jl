@@ -1,7 +1,7 @@
 # Step size controllers that note what they decide, and torchdiffeq's.
 
 using OrdinaryDiffEqCore: OrdinaryDiffEqCore
-using OrdinaryDiffEqCore: AbstractController, AbstractControllerCache
+using OrdinaryDiffEqCore: AbstractController, AbstractControllerCache, CompositeController
 
 """
     Noting(controller, field)
@@ -13,6 +13,11 @@ struct Noting{C <: AbstractController, F <: Field} <: AbstractController
     controller::C
     field::F
 end
+
+noting_controller(controller, field) = Noting(controller, field)
+# Of algorithms that take turns, each has its own.
+noting_controller(controller::CompositeController, field) =
+    CompositeController(map(part -> Noting(part, field), controller.controllers))
 
 struct NotingCache{C <: AbstractControllerCache, F <: Field} <: AbstractControllerCache
     inner::C

@@ -1,7 +1,7 @@
 # Forward and backward solves.
 
 using OrdinaryDiffEq:
-    OrdinaryDiffEq, CallbackSet, ContinuousCallback, DiscreteCallback, ODEProblem, Tsit5, Vern7, init, solve, step!, terminate!
+    OrdinaryDiffEq, AutoTsit5, CallbackSet, ContinuousCallback, DiscreteCallback, ODEProblem, Tsit5, Vern7, init, solve, step!, terminate!
 using OrdinaryDiffEqLowOrderRK: OrdinaryDiffEqLowOrderRK, BS3, DP5
 using SciMLBase: ReturnCode
 using SciMLSensitivity:
@@ -60,8 +60,9 @@ const ALGORITHM_PACKAGES = (
 """
     algorithm(name; dense = false)
 
-OrdinaryDiffEq's algorithm of that name, with its defaults. `dense` asks for one that has its
-interpolant ready after each step.
+OrdinaryDiffEq's algorithm of that name, with its defaults; "auto" is Tsit5 that gives way to
+Rodas5P where the problem is stiff. `dense` asks for one that has its interpolant ready after
+each step.
 
 The interpolants of BS5 and the Verner methods are made on demand otherwise, and the Gauss
 adjoint does not demand them: its parameter gradients were off by 1e-5 (SciMLSensitivity 7.112).
@@ -71,6 +72,7 @@ function algorithm(name::AbstractString; dense = false)
     for (known, make) in COMMON_ALGORITHMS
         known == name && return make()
     end
+    name == "auto" && return AutoTsit5(algorithm("Rodas5P"))
     found = search_algorithm(Symbol(name))
     found === nothing && throw(UnknownAlgorithm(name))
     # A tape computes in its own memory, which dual numbers do not fit.
@@ -103,7 +105,7 @@ Base.showerror(io::IO, e::UnknownAlgorithm) =
     print(io, "OrdinaryDiffEq has no algorithm ", e.name)
 
 default_control(alg, field) =
-    Noting(OrdinaryDiffEqCore.default_controller(Float64, alg), field)
+    noting_controller(OrdinaryDiffEqCore.default_controller(Float64, alg), field)
 
 between(times, from, to) = filter(s -> min(from, to) < s < max(from, to), times)
 

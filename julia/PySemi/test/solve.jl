@@ -63,7 +63,7 @@ end
     @test relative(both.params_bar, exact.params_bar) < 1.0e-5
 end
 
-@testset "quadrature has the gradients of a stiff problem, $method" for method in ("KenCarp4", "Rodas5P")
+@testset "quadrature has the gradients of a stiff problem, $method" for method in ("KenCarp4", "Rodas5P", "auto")
     A, u0 = [-1000.0 999.0; 0.5 -1.0], [2.0, 1.0]
     times, cotangents = [0.0, 0.5, 3.0], [1.0 0.5 -1.0; 0.3 2.0 1.0]
     exact = exact_linear(A, u0, times, cotangents)
@@ -72,6 +72,14 @@ end
     @test relative(both.y, exact.y) < 1.0e-6
     @test relative(both.y_bar, exact.y_bar) < 1.0e-5
     @test relative(both.params_bar, exact.params_bar) < 1.0e-4
+end
+
+@testset "auto changes over where it is stiff, and counts the steps of both" begin
+    stiff = solve_ahead(linear_field([-1.0e4 9.999e3; 0.5 -1.0]), [2.0, 1.0], [0.0, 3.0]; method = "auto")
+    explicit = solve_ahead(linear_field([-1.0e4 9.999e3; 0.5 -1.0]), [2.0, 1.0], [0.0, 3.0]; method = "Tsit5")
+    @test 10 < stiff.tally.accepted < explicit.tally.accepted / 10
+    mild = solve_ahead(linear_field([-1.0 2.0; 1.0 -2.0]), [2.0, 1.0], [0.0, 3.0]; method = "auto")
+    @test mild.tally.nvjp == 0 # no Jacobian was asked for
 end
 
 @testset "steps of methods that ask no controller are counted" begin
