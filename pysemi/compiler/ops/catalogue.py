@@ -29,17 +29,14 @@ REASONS: dict[str, tuple[str, ...]] = {
         *("linalg.svd", "linalg.svdvals", "matrix_exp", "norm.nuc", "ormqr", "pinverse", "qr"),
         "svd",
     ),
-    "factors that were not computed by the vector field itself": ("linalg.lu_solve", "lu_unpack"),
+    "factors that were not computed by the vector field itself": ("lu_unpack",),
     "results without a fixed shape": ("combinations", "masked_scatter", "masked_select"),
     "random numbers": (
         *("bernoulli", "nn.functional.fractional_max_pool2d"),
         *("nn.functional.fractional_max_pool3d", "nn.functional.multi_head_attention_forward"),
         *("nn.functional.rrelu", "normal", "normal.number_mean", "pca_lowrank", "svd_lowrank"),
     ),
-    "a change of the module's own tensors": (
-        "_batch_norm_with_update",
-        "_native_batch_norm_legit",
-    ),
+    "a change of the module's own tensors": ("_batch_norm_with_update",),
     "Python code that looks at values": ("corrcoef", "cov", "nn.functional.gaussian_nll_loss"),
     "functions without an entry": (
         *("_segment_reduce.lengths", "_segment_reduce.offsets", "_upsample_bilinear2d_aa"),
@@ -61,13 +58,16 @@ REASONS: dict[str, tuple[str, ...]] = {
 BY_CALLBACK = {name: why for why, names in REASONS.items() for name in names}
 
 IN_PART = {
+    "_native_batch_norm_legit": "training with running statistics",
     "index_fill": "an index tensor of shape ()",
     "index_put": "a mask, unless one number is written where it holds",
     "linalg.lu": "matrices that are not square",
     "linalg.lu_factor": "matrices that are not square",
     "linalg.lu_factor_ex": "matrices that are not square",
+    "linalg.lu_solve": "factors that were not computed by the vector field itself",
     "linalg.matrix_norm": "the nuclear and the spectral norm",
     "linalg.norm": "the nuclear and the spectral norm",
+    "linalg.norm.subgradients_at_zero": "the nuclear and the spectral norm",
     "lu": "matrices that are not square",
     "lu_solve": "factors that were not computed by the vector field itself",
     "native_batch_norm": "training with running statistics",
