@@ -12,6 +12,7 @@ from pysemi.errors import ArgumentError, describe
 
 __all__ = [
     "DEFAULT_METHOD",
+    "EXPLICIT_ALGORITHMS",
     "JULIA_ALGORITHMS",
     "MethodKind",
     "julia_algorithm",
@@ -60,6 +61,12 @@ JULIA_ALGORITHMS = {
     "tsit5": "Tsit5",
 }
 """torchdiffeq's name -> OrdinaryDiffEq's, of the same method."""
+
+
+EXPLICIT_ALGORITHMS = frozenset(
+    (*JULIA_ALGORITHMS.values(), "BS5", "Vern6", "Vern7", "Vern8", "Vern9", "RK4", "Ralston")
+)
+"""Algorithms of OrdinaryDiffEq that are known to need no Jacobian."""
 
 
 def julia_algorithm(method: object) -> str:

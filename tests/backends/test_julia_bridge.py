@@ -74,19 +74,36 @@ def test_what_cannot_be_compiled_runs_by_callback_and_says_so_once():
         pysemi.odeint_adjoint(Branching(), y0, times(0.0, 1.0), backend="julia", bridge="compiled")
 
 
-def test_what_julia_cannot_build_runs_by_callback_too():
-    class Scrambled(nn.Module):
-        """More separate dimensions than a kernel has loops."""
+def test_what_julia_cannot_build_runs_by_callback_too(monkeypatch):
+    from pysemi.compiler.ops import OPERATORS
+    from pysemi.compiler.ops.registry import aten
 
+    compiled.forget_compilations()
+    forget_warnings()
+
+    def unknown(builder, meta, x):
+        return builder.pointwise("no_such_function($1)", x, dtype=meta.dtype)
+
+    monkeypatch.setitem(OPERATORS, aten.tanh.default, unknown)
+    field, y0 = spiral()
+    try:
+        with pytest.warns(BridgeWarning, match="know no function no_such_function"):
+            _, _, solves = gradients(field, y0, times(0.0, 0.1), "julia")
+    finally:
+        compiled.forget_compilations()
+    assert solves.forward[0].bridge == "callback"
+
+
+def test_more_separate_dimensions_than_a_kernel_has_loops():
+    class Scrambled(nn.Module):
         def forward(self, t, y):
             return torch.sin(y.permute(7, 5, 3, 1, 6, 4, 2, 0)) + y.permute(1, 0, 3, 2, 5, 4, 7, 6)
 
-    forget_warnings()
-    with pytest.warns(BridgeWarning, match="separate dimensions"):
-        _, _, solves = gradients(
-            Scrambled(), torch.rand((2,) * 8, dtype=torch.float64), times(0.0, 0.1), "julia"
-        )
-    assert solves.forward[0].bridge == "callback"
+    y0 = torch.rand((2,) * 8, dtype=torch.float64)
+    _, ours, solves = gradients(Scrambled(), y0, times(0.0, 0.1), "julia")
+    _, theirs, _ = gradients(Scrambled(), y0, times(0.0, 0.1), "torch")
+    assert solves.forward[0].bridge == "compiled"
+    assert torch.allclose(ours[0], theirs[0], rtol=1e-6)
 
 
 def test_a_wrong_translation_is_found_before_it_is_used(monkeypatch):

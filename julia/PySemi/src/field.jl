@@ -43,6 +43,9 @@ function Field(tape::Tape)
     return Field(tape.memory, program("field"), program("pullback"), program("joint"), tape)
 end
 
+"Whether the field can say λᵀ∂f/∂y; a tape for forward solves alone cannot."
+has_products(field::Field) = !(field.roots isa Tape) || haskey(field.roots.programs, "pullback")
+
 "A program that Python runs: `call(level, t)` on the memory, answering 0."
 struct ForeignProgram{T} <: Function
     call::Ptr{Cvoid}
@@ -208,7 +211,7 @@ ode_function(field::Field) = ODEFunction{true, SciMLBase.FullSpecialize}(
     VectorField(field); vjp = StateProduct(field), vjp_p = ParameterProduct(field)
 )
 function ode_function(field::Field, alg)
-    OrdinaryDiffEqCore.isimplicit(alg) || return ode_function(field)
+    OrdinaryDiffEqCore.isimplicit(alg) && has_products(field) || return ode_function(field)
     return ODEFunction{true, SciMLBase.FullSpecialize}(
         VectorField(field); vjp = StateProduct(field), vjp_p = ParameterProduct(field),
         jac = StateJacobian(field)

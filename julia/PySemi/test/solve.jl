@@ -95,6 +95,11 @@ end
     f.jac(J, [1.0, 2.0], nothing, 0.0)
     @test J == A
     @test PySemi.ode_function(field, algorithm("Tsit5")).jac === nothing
+    # Nor is a tape of f alone, which has no products to make it of.
+    alone = Field(PySemi.read_tape(header() * "\nprogram field\n%5[1] = pointwise %2[1] :: -x1\n"))
+    @test PySemi.ode_function(alone, algorithm("Rodas5P")).jac === nothing
+    done = solve_ahead(alone, [1.0], [0.0, 1.0]; method = "Rodas5P")
+    @test done.y[end] ≈ exp(-1) rtol = 1.0e-6
     # Differences would take evaluations of f, not products.
     done = solve_ahead(linear_field(A), [1.0, 0.0], [0.0, 1.0]; method = "Rodas5P")
     @test done.code == ReturnCode.Success && done.tally.nvjp >= 2 * done.tally.accepted

@@ -38,6 +38,7 @@ from pysemi.errors import (
     StepBudgetError,
     StepSizeUnderflowError,
 )
+from pysemi.methods import EXPLICIT_ALGORITHMS, julia_algorithm
 from pysemi.problem import Adjoint, Problem
 from pysemi.runtime.border import Border, CBackward, CForward, CReport, Status
 from pysemi.runtime.home import StopFlag
@@ -284,7 +285,9 @@ def _prepare(running: Session, problem: Problem, adjoint: Adjoint | None, bridge
 
 
 def _prepare_compiled(running: Session, problem: Problem, adjoint: Adjoint | None) -> _Prepared:
-    params = None if adjoint is None else adjoint.params
+    params: Sequence[Tensor] | None = None if adjoint is None else adjoint.params
+    if params is None and julia_algorithm(problem.settings.method) not in EXPLICIT_ALGORITHMS:
+        params = ()  # an implicit method makes the Jacobian of products
     compilation, inventory = compile_field(
         problem.func, problem.layout, problem.t[0].detach(), problem.y0.detach(), params
     )
