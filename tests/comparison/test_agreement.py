@@ -103,11 +103,14 @@ def test_under_torchdiffeq_control_the_steps_are_the_same(name, dtype, norm):
 def test_other_methods_agree_too(name, method, rtol):
     controller = "torchdiffeq" if method == "bosh3" else "default"
     found = compare(name, Setting(method=method, rtol=rtol, controller=controller))
-    assert found.disagreements == [] or (name, method) == ("attention", "bosh3")
-    # There, torchdiffeq's dL/dt alone is beyond the bound, and the farther one from the truth.
+    if (name, method) != ("attention", "bosh3"):
+        assert found.disagreements == []
+        return
+    # torchdiffeq integrates dL/dt, by steps too coarse for it here: its is the farther one from
+    # the truth. All else agrees.
     from_torch, from_julia = found.from_reference
-    assert found.between.theta <= found.bound
-    assert found.disagreements == [] or from_julia.t < from_torch.t
+    assert from_julia.t < from_torch.t
+    assert max(found.between.loss, found.between.y0, found.between.theta) < 1e-11
 
 
 @pytest.mark.parametrize("name", MODELS)

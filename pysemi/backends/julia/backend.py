@@ -39,6 +39,7 @@ from pysemi.errors import (
     StepSizeUnderflowError,
 )
 from pysemi.methods import EXPLICIT_ALGORITHMS, julia_algorithm
+from pysemi.norms import StateNorm
 from pysemi.problem import Adjoint, Problem
 from pysemi.runtime.border import Border, CBackward, CForward, CReport, Status
 from pysemi.runtime.home import StopFlag
@@ -333,7 +334,9 @@ def _warn_of_uncontrolled(adjoint: Adjoint, algorithm: str) -> None:
     spec = adjoint.settings.norm.spec
     if adjoint.name == "gauss":
         what = "adjoint='gauss'"
-    elif adjoint.name in ("backsolve", "interpolating") and spec != "rms" and spec != "default":
+    elif adjoint.name in ("backsolve", "interpolating") and (
+        spec == "seminorm" or isinstance(spec, StateNorm)
+    ):
         what = "a norm that leaves the parameters out"
     else:
         return

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pysemi.compiler.ops.registry import aten, decomposition
 
-__all__ = ["windows"]
+__all__ = ["each_dimension", "windows"]
 
 
 def windows(
@@ -62,9 +62,9 @@ def _convolution(
 ) -> Tensor:
     kernel = weight.shape[2:]
     spatial = len(kernel)
-    stride, padding, dilation = (_each(v, spatial) for v in (stride, padding, dilation))
+    stride, padding, dilation = (each_dimension(v, spatial) for v in (stride, padding, dilation))
     if transposed:
-        extra = _each(output_padding, spatial)
+        extra = each_dimension(output_padding, spatial)
         sizes = [
             (n - 1) * s - 2 * p + d * (k - 1) + 1 + e
             for n, s, p, d, k, e in zip(
@@ -96,7 +96,9 @@ def _convolution_backward(
     wanted: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     kernel = weight.shape[2:]
-    stride, padding, dilation = (_each(v, len(kernel)) for v in (stride, padding, dilation))
+    stride, padding, dilation = (
+        each_dimension(v, len(kernel)) for v in (stride, padding, dilation)
+    )
     by_x = by_weight = by_bias = None
     if wanted[0] and transposed:
         by_x = _correlate(grad, weight, x.shape[2:], stride, padding, dilation, groups)
@@ -111,7 +113,8 @@ def _convolution_backward(
     return by_x, by_weight, by_bias
 
 
-def _each(value: Sequence[int], spatial: int) -> Sequence[int]:
+def each_dimension(value: Sequence[int], spatial: int) -> Sequence[int]:
+    """One number for each dimension, where torch may have been given one for all."""
     return value if len(value) == spatial else [value[0]] * spatial
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pysemi.compiler.ops.convolutions import windows
+from pysemi.compiler.ops.convolutions import each_dimension, windows
 from pysemi.compiler.ops.registry import aten, decomposition
 
 __all__: list[str] = []
@@ -22,9 +22,9 @@ def _max_pool(
     ceil_mode: bool,
     spatial: int,
 ) -> tuple[Tensor, Tensor]:
-    kernel = _each(kernel, spatial)
-    stride = _each(stride, spatial) if len(stride) else kernel
-    padding, dilation = _each(padding, spatial), _each(dilation, spatial)
+    kernel = each_dimension(kernel, spatial)
+    stride = each_dimension(stride, spatial) if len(stride) else kernel
+    padding, dilation = each_dimension(padding, spatial), each_dimension(dilation, spatial)
     sizes = x.shape[-spatial:]
     out = [
         _positions(*given, ceil_mode)
@@ -52,10 +52,6 @@ def _positions(size: int, k: int, s: int, p: int, d: int, ceil_mode: bool) -> in
     count = (-(-span // s) if ceil_mode else span // s) + 1
     # The last window has to begin inside of x or of what precedes it.
     return count - 1 if ceil_mode and (count - 1) * s >= size + p else count
-
-
-def _each(value: Sequence[int], spatial: int) -> Sequence[int]:
-    return value if len(value) == spatial else [value[0]] * spatial
 
 
 @decomposition(aten.max_pool2d_with_indices.default)
