@@ -34,9 +34,12 @@ function note_step!(log::StepLog, from, to, y)
     push!(log.ends, to)
     return nothing
 end
-# The solver's own time is earlier where an event was found inside the step.
-note_step!(log::StepLog, integrator, field) =
-    note_step!(log, integrator.tprev, field.tally.reached, integrator.uprev)
+function note_step!(log::StepLog, integrator, field)
+    # The solver's own time is earlier where an event was found inside the step. Without step
+    # size control (Euler) it is the only one.
+    (; reached) = field.tally
+    return note_step!(log, integrator.tprev, isnan(reached) ? integrator.t : reached, integrator.uprev)
+end
 
 "Has the solver note its steps: it asks for the callback's condition after each."
 noting(log::StepLog, field) = DiscreteCallback(

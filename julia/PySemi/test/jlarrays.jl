@@ -65,7 +65,10 @@ if available("JLArrays", "GPUArrays")
 
     @testset "a compiled perceptron in $T, $method, $adjoint" for
         T in (Float32, Float64), (method, adjoint, torchdiffeq) in
-            (("DP5", :backsolve, true), ("Tsit5", :backsolve, false), ("Tsit5", :gauss, false))
+            (
+                ("DP5", :backsolve, true), ("Tsit5", :backsolve, false), ("Tsit5", :gauss, false),
+                ("Tsit5", :interpolating, false), ("Tsit5", :quadrature, false),
+            )
 
         b = 4
         times, u0 = [0.0, 0.4, 1.0], T.(range(-1, 1; length = 2b))
@@ -105,5 +108,24 @@ if available("JLArrays", "GPUArrays")
         J = JLArray(zeros(3, 3))
         PySemi.StateJacobian(field)(J, JLArray(ones(3)), nothing, 0.0)
         @test Array(J) == [0.5 0 0; 0 -1 0; 0 0 2]
+    end
+
+    @testset "a compiled event function ends a solve" begin
+        thresholds = JLArray([3.0, 2.0])
+        values = programmed(m -> m.dy .= m.y .- m.params, identity, thresholds, thresholds)
+        u0, field = JLArray([1.0, 1.0]), growth_field(JLArray([0.5, 0.5]))
+        event = PySemi.TapeEvent(values, u0, 0.0)
+        @test event.signs isa JLArray && event(JLArray([2.5, 1.0]), 0.0) == 0.5
+        @test_throws PySemi.EventIsNaN event(JLArray([2.5, NaN]), 0.0)
+        prepare!(
+            field; recording = false, stop = Ptr{Int32}(C_NULL), from = 0.0, direction = 1, jumps = Float64[],
+            wants_params = false
+        )
+        norm = ComponentNorm([1:2], similar(u0, 0))
+        settings = Settings(1.0e-8, 1.0e-8, norm, 1000, Controls(), Float64[], Float64[])
+        out = JLArray(zeros(2, 2))
+        solved = PySemi.solve_until!(event, out, field, u0, 0.0, 1, algorithm("Tsit5"), settings)
+        @test solved.times[2] ≈ 2log(2) rtol = 1.0e-6
+        @test Array(out) ≈ [1 2; 1 2] rtol = 1.0e-6
     end
 end
