@@ -120,6 +120,7 @@ class _WorkSpace:
 
     def take(self, nbytes: int) -> int:
         """The first byte of the lowest free piece that is long enough."""
+        nbytes = max(nbytes, 1)  # a place of its own, which alone is released
         start = 0
         for begin, end in self.used:
             if begin - start >= nbytes:

@@ -76,8 +76,9 @@ for _overload in VIEWS:
     aten.lift_fresh.default,
     aten.contiguous.default,
     aten.clone.default,
+    torch.ops.prims.copy_strided.default,
 )
-def _same(_builder: Builder, _meta: Any, x: Operand, **_layout: Any) -> Operand:
+def _same(_builder: Builder, _meta: Any, x: Operand, *_strides: Any, **_layout: Any) -> Operand:
     # Values never change in a functional graph, so a copy is the thing itself.
     return x
 
