@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pysemi import errors, models, norms
-    from pysemi.api import odeint, odeint_adjoint, odeint_event
+    from pysemi.api import odeint, odeint_adjoint, odeint_dense, odeint_event
     from pysemi.compiler import CompiledField, Explanation, compile, explain
+    from pysemi.dense import DenseSolution
     from pysemi.norms import StateNorm
     from pysemi.stats import Recording, SolveStats, record
 
 __all__ = [
     "CompiledField",
+    "DenseSolution",
     "Explanation",
     "Recording",
     "SolveStats",
@@ -31,6 +33,7 @@ __all__ = [
     "norms",
     "odeint",
     "odeint_adjoint",
+    "odeint_dense",
     "odeint_event",
     "record",
 ]
@@ -39,6 +42,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "CompiledField": "pysemi.compiler",
+    "DenseSolution": "pysemi.dense",
     "Explanation": "pysemi.compiler",
     "Recording": "pysemi.stats",
     "SolveStats": "pysemi.stats",
@@ -47,6 +51,7 @@ _HOMES = {
     "explain": "pysemi.compiler",
     "odeint": "pysemi.api",
     "odeint_adjoint": "pysemi.api",
+    "odeint_dense": "pysemi.api",
     "odeint_event": "pysemi.api",
     "record": "pysemi.stats",
 }

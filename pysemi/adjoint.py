@@ -1,8 +1,8 @@
-"""Joins a backend's forward and backward solves into one autograd function."""
+"""Solves, and joins a backend's forward and backward solves into one autograd function."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,14 +13,20 @@ from pysemi.backends.base import Backend, Solution
 from pysemi.errors import DoubleBackwardError
 from pysemi.problem import Adjoint, Problem
 from pysemi.stats import Recording, open_recordings
+from pysemi.trajectories import check_independent
 
-__all__ = ["solve_with_adjoint"]
+__all__ = ["interpolate", "solve"]
 
 
-def solve_with_adjoint(
-    backend: Backend, problem: Problem, adjoint: Adjoint, recordings: Sequence[Recording]
+def solve(
+    backend: Backend, problem: Problem, adjoint: Adjoint | None, recordings: Sequence[Recording]
 ) -> Solution:
     """Solve forward; the outputs' gradient is found by solving the adjoint backward.
+
+    Parameters
+    ----------
+    adjoint : Adjoint or None
+        What the backend's ``accept`` returned; if None, autograd goes through its solve.
 
     Raises
     ------
@@ -30,15 +36,54 @@ def solve_with_adjoint(
     DoubleBackwardError
         Later, where a gradient of that gradient is asked for.
     """
+    if problem.trajectories is not None and not backend.solves_batches:
+        check_independent(problem)
+        each = [
+            solve(backend, problem.trajectory(number), adjoint, recordings).y
+            for number in range(problem.trajectories)
+        ]
+        return Solution(torch.stack(each, dim=1))
+    if adjoint is None:
+        return backend.solve(problem, recordings)
     inputs = (problem.y0, problem.t, *adjoint.params)
-    if not (torch.is_grad_enabled() and any(x.requires_grad for x in inputs)):
-        # No graph will be wanted; under inference_mode none could be made.
+    if not _wants_graph(inputs):
+        # Under inference_mode none could be made.
         with torch.no_grad():
             return backend.solve(problem, recordings)
     outputs: tuple[Tensor, ...] = _AdjointSolve.apply(  # type: ignore[no-untyped-call]
-        backend, problem, adjoint, recordings, problem.y0, problem.t, *adjoint.params
+        backend, lambda: backend.solve_forward(problem, adjoint, recordings), recordings, *inputs
     )
     return Solution(outputs[-1], outputs[0] if problem.event_fn is not None else None)
+
+
+def interpolate(
+    backend: Backend,
+    problem: Problem,
+    adjoint: Adjoint,
+    solution: Solution,
+    t: Tensor,
+    recordings: Sequence[Recording],
+) -> Tensor:
+    """The states at other times ``t`` of a solve that ``backend`` keeps; they have a gradient.
+
+    Parameters
+    ----------
+    solution : Solution
+        Of ``backend.solve_dense(problem, adjoint, ...)``.
+    t : Tensor
+        Shape ``(T,)``, in the order in which the solve went; the first is its start.
+    """
+    inputs = (problem.y0, t, *adjoint.params)
+    if not _wants_graph(inputs):
+        return backend.interpolate(solution, t).y
+    outputs: tuple[Tensor, ...] = _AdjointSolve.apply(  # type: ignore[no-untyped-call]
+        backend, lambda: backend.interpolate(solution, t), recordings, *inputs
+    )
+    return outputs[-1]
+
+
+def _wants_graph(inputs: Sequence[Tensor]) -> bool:
+    return torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
 
 
 class _AdjointSolve(torch.autograd.Function):
@@ -46,21 +91,18 @@ class _AdjointSolve(torch.autograd.Function):
     def forward(
         ctx: Any,
         backend: Backend,
-        problem: Problem,
-        adjoint: Adjoint,
+        make: Callable[[], Solution],
         recordings: Sequence[Recording],
-        y0: Tensor,
-        t: Tensor,
-        *params: Tensor,
+        *inputs: Tensor,
     ) -> tuple[Tensor, ...]:
-        solution = backend.solve_forward(problem, adjoint, recordings)
+        solution = make()
         ctx.backend = backend
         ctx.recordings = recordings
         ctx.solution = solution
         # Saved so that autograd notices a graph used twice or a tensor changed
         # in place between forward and backward, and says so in its own words.
         outputs = tuple(output.detach() for output in solution.outputs)
-        ctx.save_for_backward(y0, t, *params, *outputs)
+        ctx.save_for_backward(*inputs, *outputs)
         # Not the solution's own tensors: an output that its node refers to would be
         # a cycle, and keep the graph alive until the garbage collector comes.
         return outputs
@@ -74,7 +116,7 @@ class _AdjointSolve(torch.autograd.Function):
         found = (gradients.y0, gradients.t, *gradients.params)
         if torch.is_grad_enabled():  # only under create_graph=True
             found = _refuse_further_gradients(found)
-        return (None, None, None, None, *found)
+        return (None, None, None, *found)
 
 
 def _refuse_further_gradients(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:

@@ -1,4 +1,4 @@
-"""torchdiffeq's three functions, with a choice of backend.
+"""torchdiffeq's functions, with a choice of backend.
 
 The story of a call: check the arguments, lay the state out, choose a backend,
 solve, and give the state back as the user had it.
@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from pysemi.adjoint import solve_with_adjoint
-from pysemi.backends import Solution, choose_backend
-from pysemi.problem import EventFunction, Problem, VectorField, pose, pose_adjoint
+from pysemi.adjoint import solve
+from pysemi.backends import Backend, choose_backend
+from pysemi.dense import DenseSolution
+from pysemi.errors import ArgumentError
+from pysemi.problem import Adjoint, EventFunction, Problem, VectorField, pose, pose_adjoint
 from pysemi.state import State, Tolerance
 from pysemi.stats import open_recordings
 
-__all__ = ["odeint", "odeint_adjoint", "odeint_event"]
+__all__ = ["odeint", "odeint_adjoint", "odeint_dense", "odeint_event"]
 
 
 def odeint(
@@ -32,6 +35,8 @@ def odeint(
     event_fn: EventFunction | None = None,
     backend: str = "auto",
     bridge: str = "auto",
+    verify: str = "first",
+    batch: str = "joint",
 ) -> Any:
     r"""Solve :math:`dy/dt = f(t, y),\; y(t_0) = y_0`; gradients go through the solver's steps.
 
@@ -47,7 +52,8 @@ def odeint(
     y0 : Tensor or tuple of Tensor
         Initial state, any shape, floating point; tuple components on one device.
     t : Tensor
-        Shape ``(T,)``, strictly increasing or decreasing; ``t[0]`` belongs to ``y0``.
+        Shape ``(T,)``, strictly increasing or decreasing; ``t[0]`` belongs to ``y0``. For
+        independent trajectories also ``(B, T)``: each its own.
     rtol, atol : float, Tensor or sequence
         Relative and absolute tolerance: a number, a tensor that broadcasts over
         the state, or one of these per component of a tuple state.
@@ -68,6 +74,14 @@ def odeint(
     backend : {"auto", "torch", "julia"}
     bridge : {"auto", "compiled", "callback"}
         How the Julia backend evaluates ``func`` and ``event_fn``.
+    verify : {"first", "always", "never"}
+        Before which solves what was compiled is held against PyTorch: the first of each
+        compiled function, all, or none. It takes a few evaluations in PyTorch.
+    batch : {"joint", "independent"}
+        "independent": the first dimension of ``y0`` counts trajectories, each solved with
+        steps of its own, and ``func`` is called with one of them at a time, whose first
+        dimension is 1. What else differs between them belongs into the state, as a
+        component whose derivative is 0. Tolerances and norm are a trajectory's.
 
     Returns
     -------
@@ -94,13 +108,17 @@ def odeint(
     tensor([1.0000, 0.6065, 0.3679], dtype=torch.float64)
     """
     problem = pose(
-        func, y0, t, rtol=rtol, atol=atol, method=method, options=options, event_fn=event_fn
+        func,
+        y0,
+        t,
+        rtol=rtol,
+        atol=atol,
+        method=method,
+        options=options,
+        event_fn=event_fn,
+        batch=batch,
     )
-    chosen, discrete = choose_backend(backend, problem, None, bridge)
-    recordings = open_recordings()
-    if discrete is None:
-        return _as_user_sees(problem, chosen.solve(problem, recordings))
-    return _as_user_sees(problem, solve_with_adjoint(chosen, problem, discrete, recordings))
+    return _solve(problem, *choose_backend(backend, problem, None, bridge, verify))
 
 
 def odeint_adjoint(
@@ -121,6 +139,8 @@ def odeint_adjoint(
     backend: str = "auto",
     bridge: str = "auto",
     adjoint: str = "backsolve",
+    verify: str = "first",
+    batch: str = "joint",
 ) -> Any:
     r"""Solve as :func:`odeint`; gradients come from the adjoint equations, solved backward.
 
@@ -131,7 +151,7 @@ def odeint_adjoint(
 
     Parameters
     ----------
-    func, y0, t, rtol, atol, method, options, event_fn, backend, bridge
+    func, y0, t, rtol, atol, method, options, event_fn, backend, bridge, verify, batch
         As for :func:`odeint`.
     adjoint_rtol, adjoint_atol : optional
         Tolerances of the backward solve; the forward ones if left out. A number,
@@ -172,7 +192,15 @@ def odeint_adjoint(
     ...     adjoint_options=dict(norm="seminorm"))  # doctest: +SKIP
     """
     problem = pose(
-        func, y0, t, rtol=rtol, atol=atol, method=method, options=options, event_fn=event_fn
+        func,
+        y0,
+        t,
+        rtol=rtol,
+        atol=atol,
+        method=method,
+        options=options,
+        event_fn=event_fn,
+        batch=batch,
     )
     backward = pose_adjoint(
         problem,
@@ -185,8 +213,70 @@ def odeint_adjoint(
         adjoint_params=adjoint_params,
         adjoint=adjoint,
     )
-    chosen, _ = choose_backend(backend, problem, backward, bridge)
-    return _as_user_sees(problem, solve_with_adjoint(chosen, problem, backward, open_recordings()))
+    return _solve(problem, *choose_backend(backend, problem, backward, bridge, verify))
+
+
+def odeint_dense(
+    func: VectorField,
+    y0: State,
+    t0: Tensor | float,
+    t1: Tensor | float,
+    *,
+    rtol: Tolerance = 1e-7,
+    atol: Tolerance = 1e-9,
+    method: Any = None,
+    options: Mapping[str, Any] | None = None,
+    backend: str = "auto",
+    bridge: str = "auto",
+    verify: str = "first",
+) -> DenseSolution:
+    """Solve from ``t0`` to ``t1``, and return the solution as a function of time.
+
+    Between steps it is the method's own interpolant, whose error is that of the steps; its
+    gradients are exact for it.
+
+    Parameters
+    ----------
+    func, y0, rtol, atol, method, options, backend, bridge, verify
+        As for :func:`odeint`. On Julia every explicit Runge-Kutta method will do, on torch
+        "dopri5".
+    t0, t1 : float or Tensor
+        Start and end, shape ``()``; numbers are taken for float64.
+
+    Returns
+    -------
+    DenseSolution
+        Called with times of any shape, it returns the states there.
+
+    Raises
+    ------
+    ArgumentError, SolveError, BackendUnavailableError
+        As for :func:`odeint`.
+
+    Examples
+    --------
+    >>> y = pysemi.odeint_dense(
+    ...     lambda t, y: -y, torch.ones((), dtype=torch.float64), 0.0, 1.0)  # doctest: +SKIP
+    >>> y(torch.tensor([0.1, 0.5]))  # doctest: +SKIP
+    tensor([0.9048, 0.6065], dtype=torch.float64)
+    """
+    like = next((t for t in (t0, t1) if isinstance(t, Tensor)), torch.zeros(1, dtype=torch.float64))
+    ends = [t if isinstance(t, Tensor) else torch.as_tensor(t).to(like) for t in (t0, t1)]
+    for name, end in zip(("t0", "t1"), ends, strict=True):
+        if end.numel() != 1:
+            raise ArgumentError(name, f"has shape {tuple(end.shape)}; give one time")
+    problem = pose(
+        func,
+        y0,
+        torch.cat([end.reshape(1) for end in ends]),
+        rtol=rtol,
+        atol=atol,
+        method=method,
+        options=options,
+        event_fn=None,
+    )
+    chosen, adjoint = choose_backend(backend, problem, None, bridge, verify)
+    return DenseSolution(chosen, problem, adjoint, open_recordings())
 
 
 def odeint_event(
@@ -249,6 +339,7 @@ def odeint_event(
     return result
 
 
-def _as_user_sees(problem: Problem, solution: Solution) -> Any:
-    y = problem.layout.unflatten(solution.y)
+def _solve(problem: Problem, backend: Backend, adjoint: Adjoint | None) -> Any:
+    solution = solve(backend, problem, adjoint, open_recordings())
+    y = problem.as_user_has_it(solution.y)
     return y if solution.event_t is None else (solution.event_t, y)

@@ -60,6 +60,8 @@ class SolveError(PysemiError, AssertionError):
     error_norm : float or None
         Norm of the scaled error estimate of the last attempted step (accepted
         if at most 1), where there was one.
+    trajectory : int or None
+        Which of a batch of independent trajectories it was.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class SolveError(PysemiError, AssertionError):
         t: float | None = None,
         dt: float | None = None,
         error_norm: float | None = None,
+        trajectory: int | None = None,
     ) -> None:
         where = [
             f"{name} = {value:.6g}"
@@ -77,11 +80,13 @@ class SolveError(PysemiError, AssertionError):
             if value is not None
         ]
         place = f" (at {', '.join(where)})" if where else ""
-        super().__init__(f"{direction} solve: {message}{place}")
+        which = "" if trajectory is None else f" of trajectory {trajectory}"
+        super().__init__(f"{direction} solve{which}: {message}{place}")
         self.direction = direction
         self.t = t
         self.dt = dt
         self.error_norm = error_norm
+        self.trajectory = trajectory
 
 
 class StepSizeUnderflowError(SolveError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from numbers import Real
 from typing import Any, TypeAlias, cast
@@ -24,6 +24,7 @@ from pysemi.state import State, StateLayout, Tolerance
 
 __all__ = [
     "ADJOINTS",
+    "BATCHES",
     "DEFAULT_MAX_NUM_STEPS",
     "Adjoint",
     "EventFunction",
@@ -46,6 +47,9 @@ DEFAULT_MAX_NUM_STEPS = 100_000
 
 ADJOINTS = ("backsolve", "interpolating", "gauss", "quadrature", "discrete")
 """Ways to get the gradient; the torch backend has "backsolve", the paper's."""
+
+BATCHES = ("joint", "independent")
+"""What the state's first dimension means: a part of one state, or trajectories of their own."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +90,19 @@ class Problem:
     func : callable
         The user's vector field, called with states as the user has them.
     y0 : Tensor
-        Floating point; flat if ``layout.is_tuple``.
+        Floating point; flat if ``layout.is_tuple``. Of independent trajectories, shape
+        ``(B, *flat)``: a flat state for each.
     t : Tensor
-        Shape ``(T,)``, strictly monotonic.
+        Shape ``(T,)``, strictly monotonic; or ``(B, T)``, times for each trajectory.
     layout : StateLayout
+        Of one trajectory, whose first dimension is 1, if they are independent.
     settings : SolverSettings
     event_fn : callable or None
         If given, ``t`` has two entries and only ``t[0]`` counts.
+    trajectories : int or None
+        How many independent ones there are; None for one state.
+    number : int or None
+        Which of some trajectories this one is.
     """
 
     func: VectorField
@@ -101,6 +111,30 @@ class Problem:
     layout: StateLayout
     settings: SolverSettings
     event_fn: EventFunction | None
+    trajectories: int | None = None
+    number: int | None = None
+
+    def trajectory(self, number: int) -> Problem:
+        """One of the independent trajectories, as a problem of its own."""
+        return replace(
+            self,
+            y0=self.y0[number],
+            t=self.t if self.t.ndim == 1 else self.t[number],
+            trajectories=None,
+            number=number,
+        )
+
+    @property
+    def one(self) -> Problem:
+        """A single state: the first trajectory, or the problem itself."""
+        return self if self.trajectories is None else self.trajectory(0)
+
+    def as_user_has_it(self, y: Tensor) -> Any:
+        """The state at the observation times, ``(T, *flat)`` or ``(T, B, *flat)``, unflattened."""
+        if self.trajectories is None:
+            return self.layout.unflatten(y)
+        parts = tuple(part.squeeze(2) for part in self.layout.components(y))
+        return parts if self.layout.is_tuple else parts[0]
 
 
 @dataclass(frozen=True)
@@ -132,8 +166,9 @@ def pose(
     method: Any,
     options: Mapping[str, Any] | None,
     event_fn: EventFunction | None,
+    batch: str = "joint",
 ) -> Problem:
-    """Check torchdiffeq's arguments and return the problem they describe.
+    """Check torchdiffeq's arguments, and ``batch``, and return the problem they describe.
 
     Raises
     ------
@@ -143,8 +178,11 @@ def pose(
     if not callable(func):
         raise ArgumentError("func", f"{describe(func)} is not callable; give f(t, y) -> dy/dt")
     _check_state(y0)
-    _check_times(t)
+    trajectories = _trajectories(batch, y0, event_fn)
+    _check_times(t, trajectories)
     layout = StateLayout.of(y0)
+    if trajectories is not None:
+        layout = layout.with_first_dimension(1)
     if event_fn is not None:
         if not callable(event_fn):
             raise ArgumentError("event_fn", f"{describe(event_fn)} is not callable")
@@ -163,7 +201,8 @@ def pose(
         norm=norm,
     )
     _check_not_both_zero(settings.rtol, settings.atol)
-    return Problem(func, layout.flatten(y0), t, layout, settings, event_fn)
+    flat = layout.flatten(y0) if trajectories is None else layout.flatten_each(y0)
+    return Problem(func, flat, t, layout, settings, event_fn, trajectories)
 
 
 def pose_adjoint(
@@ -201,10 +240,10 @@ def pose_adjoint(
     own = _options("adjoint_options", adjoint_options)
     norm = own.pop("norm", "default")
     params = _adjoint_params(problem, adjoint_params, warn=callable(norm))
-    forward = problem.settings
+    forward, state = problem.settings, problem.one.y0
     settings = SolverSettings(
-        rtol=_adjoint_tolerance("adjoint_rtol", adjoint_rtol, forward.rtol, problem.y0, params),
-        atol=_adjoint_tolerance("adjoint_atol", adjoint_atol, forward.atol, problem.y0, params),
+        rtol=_adjoint_tolerance("adjoint_rtol", adjoint_rtol, forward.rtol, state, params),
+        atol=_adjoint_tolerance("adjoint_atol", adjoint_atol, forward.atol, state, params),
         method=DEFAULT_METHOD if adjoint_method is None else adjoint_method,
         max_num_steps=_budget("adjoint_options", own),
         options=own,
@@ -242,29 +281,61 @@ def _check_component(name: str, y: Any) -> None:
         raise ArgumentError(name, f"has no elements (shape {tuple(y.shape)})")
 
 
-def _check_times(t: Any) -> None:
+def _trajectories(batch: str, y0: State, event_fn: EventFunction | None) -> int | None:
+    """How many independent trajectories were asked for."""
+    if batch not in BATCHES:
+        raise ArgumentError(
+            "batch", f"{describe(batch)} is not one of {', '.join(map(repr, BATCHES))}"
+        )
+    if batch == "joint":
+        return None
+    if event_fn is not None:
+        raise ArgumentError(
+            "event_fn", "does not go with batch='independent'; solve one trajectory at a time"
+        )
+    components = y0 if isinstance(y0, tuple) else (y0,)
+    lengths = {component.shape[0] if component.ndim else None for component in components}
+    if None in lengths or len(lengths) > 1:
+        shapes = ", ".join(str(tuple(component.shape)) for component in components)
+        raise ArgumentError(
+            "y0",
+            f"has shape {shapes}; with batch='independent' the first dimension counts the "
+            "trajectories, and every component has it",
+        )
+    return lengths.pop()
+
+
+def _check_times(t: Any, trajectories: int | None) -> None:
     if not isinstance(t, Tensor):
         raise ArgumentError("t", f"{describe(t)} is no tensor; give torch.tensor([...])")
     if not t.is_floating_point():
         raise ArgumentError("t", f"has dtype {t.dtype}; use a floating point dtype: t.double()")
+    if t.numel() > 0 and t.ndim == 2 and len(t) == trajectories:
+        for number, times in enumerate(t.detach().tolist()):
+            _check_monotonic(f"t[{number}]", times)
+        return
     if t.ndim != 1 or len(t) == 0:
-        raise ArgumentError("t", f"has shape {tuple(t.shape)}; give a 1-d tensor of times")
-    times = t.detach().tolist()
+        or_rows = "" if trajectories is None else f", or one of shape ({trajectories}, T)"
+        raise ArgumentError("t", f"has shape {tuple(t.shape)}; give a 1-d tensor of times{or_rows}")
+    _check_monotonic("t", t.detach().tolist())
+
+
+def _check_monotonic(name: str, times: Sequence[float]) -> None:
     for index, time in enumerate(times):
         if not math.isfinite(time):
-            raise ArgumentError("t", f"t[{index}] = {time} is not finite")
+            raise ArgumentError("t", f"{name}[{index}] = {time} is not finite")
     rises = [later - earlier for earlier, later in pairwise(times)]
     for index, rise in enumerate(rises):
         if rise == 0:
             raise ArgumentError(
                 "t",
-                f"t[{index}] = t[{index + 1}] = {times[index]:.9g}; times must not repeat: solve "
-                "at torch.unique(t) and pick the rows afterwards",
+                f"{name}[{index}] = {name}[{index + 1}] = {times[index]:.9g}; times must not "
+                "repeat: solve at torch.unique(t) and pick the rows afterwards",
             )
         if (rise > 0) != (rises[0] > 0):
             raise ArgumentError(
                 "t",
-                f"goes from {times[index]:.9g} to {times[index + 1]:.9g} at t[{index + 1}], "
+                f"goes from {times[index]:.9g} to {times[index + 1]:.9g} at {name}[{index + 1}], "
                 "against its first step; sort it, or solve each monotonic piece by itself",
             )
 

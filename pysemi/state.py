@@ -71,6 +71,24 @@ class StateLayout:
             return y
         return torch.cat([component.reshape(-1) for component in y])
 
+    def with_first_dimension(self, length: int) -> StateLayout:
+        """The layout of the same components with another first dimension."""
+        return StateLayout(
+            tuple(torch.Size((length, *shape[1:])) for shape in self.shapes), self.is_tuple
+        )
+
+    def flatten_each(self, y: State) -> Tensor:
+        """:meth:`flatten` each entry of the first dimension, of which this layout has one.
+
+        Returns
+        -------
+        Tensor
+            Shape ``(B, sum(sizes))`` for a tuple state, ``(B, 1, *rest)`` for a single tensor.
+        """
+        if not isinstance(y, tuple):
+            return y.unsqueeze(1)
+        return torch.cat([component.reshape(len(component), -1) for component in y], dim=1)
+
     def components(self, flat: Tensor) -> tuple[Tensor, ...]:
         """Views of the components of a flat state, whose leading dimensions are kept.
 
@@ -104,6 +122,12 @@ class StateLayout:
         if isinstance(tolerance, Real):
             return float(tolerance)
         if isinstance(tolerance, Tensor) and (tolerance.ndim == 0 or not self.is_tuple):
+            if not self.is_tuple and not _spreads_over(tolerance.shape, self.shapes[0]):
+                raise ArgumentError(
+                    name,
+                    f"has shape {tuple(tolerance.shape)}, which does not broadcast over a state of "
+                    f"shape {tuple(self.shapes[0])}",
+                )
             return tolerance
         if not self.is_tuple:
             raise ArgumentError(

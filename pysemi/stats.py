@@ -29,7 +29,7 @@ class SolveStats:
     """Work done by one forward or one backward solve.
 
     A backward solve over several observation times is one solve: the counts
-    cover all its intervals.
+    cover all its intervals. Each of a batch of independent trajectories is a solve.
 
     Attributes
     ----------
@@ -64,6 +64,8 @@ class SolveStats:
         Wall time of the solve.
     compile_seconds : float
         Part of the wall time spent on tracing and compiling (0 on torch).
+    trajectory : int or None
+        Of independent trajectories, each has its own statistics: which one this is.
     """
 
     direction: Literal["forward", "backward"]
@@ -82,6 +84,7 @@ class SolveStats:
     evaluation_times: Times = field(default_factory=_no_times, repr=False)
     seconds: float = 0.0
     compile_seconds: float = 0.0
+    trajectory: int | None = None
 
 
 class Recording:

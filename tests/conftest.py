@@ -23,6 +23,8 @@ settings.load_profile("patient")
 # Two threads of one small operation wait for each other, for minutes if a neighbour
 # holds the other core.
 torch.set_num_threads(1)
+# As most users have it: Julia starts with as many as torch uses.
+os.environ.setdefault("PYTHON_JULIACALL_THREADS", "2")
 
 COMPILE_SECONDS = 1500
 """For PySemi.jl, once after a change: 100 s of one core were measured."""

@@ -19,6 +19,7 @@ from pysemi.runtime.location import find_julia
 __all__ = [
     "BACKENDS",
     "BACKEND_VARIABLE",
+    "VERIFICATIONS",
     "Backend",
     "Gradients",
     "Solution",
@@ -30,6 +31,9 @@ __all__ = [
 BACKENDS = ("auto", "torch", "julia")
 """Values of the ``backend`` argument."""
 
+VERIFICATIONS = ("first", "always", "never")
+"""Values of the ``verify`` argument."""
+
 BACKEND_VARIABLE = "PYSEMI_BACKEND"
 """Environment variable: what "auto" is to mean, "torch" or "julia"."""
 
@@ -37,7 +41,7 @@ _log = logging.getLogger("pysemi")
 
 
 def choose_backend(
-    name: str, problem: Problem, adjoint: Adjoint | None, bridge: str
+    name: str, problem: Problem, adjoint: Adjoint | None, bridge: str, verify: str = "first"
 ) -> tuple[Backend, Adjoint | None]:
     """Return the backend that the argument ``backend=name`` stands for, for one problem.
 
@@ -56,9 +60,13 @@ def choose_backend(
         raise ArgumentError(
             "backend", f"{describe(name)} is not one of {', '.join(map(repr, BACKENDS))}"
         )
+    if verify not in VERIFICATIONS:
+        raise ArgumentError(
+            "verify", f"{describe(verify)} is not one of {', '.join(map(repr, VERIFICATIONS))}"
+        )
     if name == "auto":
-        return _automatic(problem, adjoint, bridge)
-    chosen = _named(name, bridge)
+        return _automatic(problem, adjoint, bridge, verify)
+    chosen = _named(name, bridge, verify)
     return chosen, chosen.accept(problem, adjoint, bridge)
 
 
@@ -102,7 +110,7 @@ def settle_backend(name: str) -> str:
     settled, reason = explain_auto() if name == "auto" else (name, "it was asked for")
     if settled == "julia":
         try:
-            _named("julia", "auto").start()
+            _named("julia").start()
         except BackendUnavailableError as error:
             if name != "auto":
                 raise
@@ -112,25 +120,25 @@ def settle_backend(name: str) -> str:
     return settled
 
 
-def _named(name: str, bridge: str) -> Backend:
+def _named(name: str, bridge: str = "auto", verify: str = "first") -> Backend:
     if name == "torch":
         from pysemi.backends.torch import TorchBackend
 
         return TorchBackend()
     from pysemi.backends.julia import JuliaBackend
 
-    return JuliaBackend(bridge)
+    return JuliaBackend(bridge, verify)
 
 
 def _automatic(
-    problem: Problem, adjoint: Adjoint | None, bridge: str
+    problem: Problem, adjoint: Adjoint | None, bridge: str, verify: str
 ) -> tuple[Backend, Adjoint | None]:
-    torch = _named("torch", bridge)
+    torch = _named("torch")
     name, reason = explain_auto()
     if name == "torch":
         _announce("torch", reason)
         return torch, torch.accept(problem, adjoint, bridge)
-    julia = _named("julia", bridge)
+    julia = _named("julia", bridge, verify)
     try:
         accepted = julia.accept(problem, adjoint, bridge)
     except ArgumentError as error:

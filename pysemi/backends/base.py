@@ -60,6 +60,9 @@ class Backend(ABC):
 
     name: ClassVar[str]
 
+    solves_batches: ClassVar[bool] = False
+    """Whether it takes problems of independent trajectories; else it gets them one by one."""
+
     @abstractmethod
     def accept(self, problem: Problem, adjoint: Adjoint | None, bridge: str) -> Adjoint | None:
         """Return the adjoint that gradients come from, or refuse what cannot be solved.
@@ -94,6 +97,37 @@ class Backend(ABC):
         """Solve forward for a later :meth:`solve_backward`; outputs carry no gradient.
 
         Called with gradients disabled.
+        """
+
+    @abstractmethod
+    def solve_dense(
+        self, problem: Problem, adjoint: Adjoint | None, recordings: Sequence[Recording]
+    ) -> Solution:
+        """Solve forward, and keep the steps for :meth:`interpolate`.
+
+        Parameters
+        ----------
+        problem : Problem
+            With two times.
+        adjoint : Adjoint or None
+            What :meth:`accept` returned where none was asked for.
+
+        Raises
+        ------
+        ArgumentError
+            If the method has no interpolation that could be differentiated.
+        """
+
+    @abstractmethod
+    def interpolate(self, solution: Solution, t: Tensor) -> Solution:
+        """The states at other times, for autograd or a :meth:`solve_backward` from there.
+
+        Parameters
+        ----------
+        solution : Solution
+            Of :meth:`solve_dense`.
+        t : Tensor
+            Shape ``(T,)``, in the order in which the solve went; the first is its start.
         """
 
     @abstractmethod

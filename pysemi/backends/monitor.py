@@ -45,6 +45,8 @@ class SolveMonitor:
         +1, or -1 where the solver's own time runs against the user's.
     adjoint : str or None
         Name of the adjoint that a backward solve belongs to.
+    trajectory : int or None
+        Which of some independent ones is solved.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class SolveMonitor:
         keep_times: bool,
         time_sign: int = 1,
         adjoint: str | None = None,
+        trajectory: int | None = None,
     ) -> None:
         self.direction = direction
         self.nfe = 0
@@ -66,6 +69,7 @@ class SolveMonitor:
         self._keep_times = keep_times
         self._time_sign = time_sign
         self._adjoint = adjoint
+        self._trajectory = trajectory
         self._budget = _step_budget(kind, settings)
         self._attempts = 0
         self._accepted = 0
@@ -129,7 +133,9 @@ class SolveMonitor:
     def non_finite(self, message: str, *, t: float | None = None) -> NonFiniteStateError:
         """The error for a solve that ended, but with NaN or infinite values."""
         if t is not None:
-            return NonFiniteStateError(message, direction=self.direction, t=t)
+            return NonFiniteStateError(
+                message, direction=self.direction, t=t, trajectory=self._trajectory
+            )
         return self._failure(NonFiniteStateError, message)
 
     def stats(self) -> SolveStats:
@@ -150,6 +156,7 @@ class SolveMonitor:
             rejected_times=np.asarray(self._rejected_times, dtype=np.float64),
             evaluation_times=np.asarray(self._evaluation_times, dtype=np.float64),
             seconds=self._seconds,
+            trajectory=self._trajectory,
         )
 
     def _spend(self, t: Tensor, dt: Tensor | None) -> None:
@@ -199,6 +206,7 @@ class SolveMonitor:
             t=None if t is None else float(t.detach()),
             dt=None if dt is None else float(dt.detach()),
             error_norm=None if self.error_norm is None else float(self.error_norm),
+            trajectory=self._trajectory,
         )
 
 

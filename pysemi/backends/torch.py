@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 from weakref import WeakSet
 
 import torch
@@ -99,6 +99,45 @@ class TorchBackend(Backend):
         event_t = None if solution.event_t is None else solution.event_t.detach()
         return Solution(solution.y.detach(), event_t, memory=graph)
 
+    def solve_dense(
+        self, problem: Problem, adjoint: Adjoint | None, recordings: Sequence[Recording]
+    ) -> Solution:
+        """Solve by ``torchdiffeq.odeint_dense``, for "dopri5" and increasing time."""
+        assert adjoint is None  # autograd goes through the interpolant
+        import torchdiffeq
+
+        if problem.settings.method != "dopri5":
+            raise ArgumentError(
+                "method",
+                f"{describe(problem.settings.method)}: torchdiffeq's dense solution is of "
+                "'dopri5'; other methods need backend='julia'",
+            )
+        if _decreases(problem.t):
+            raise ArgumentError(
+                "t1",
+                "is before t0, which torchdiffeq's dense solution does not do; use backend='julia'",
+            )
+        watched = _WatchedField(problem, None, recordings)
+        given = _forward_arguments(problem, watched)
+        del given["event_fn"]
+        with watched.monitor.watching():
+            function = torchdiffeq.odeint_dense(
+                watched, problem.y0, problem.t[0], problem.t[1], **given
+            )
+        publish(watched.monitor.stats(), recordings)
+        return Solution(problem.y0, memory=function)
+
+    def interpolate(self, solution: Solution, t: Tensor) -> Solution:
+        """Evaluate torchdiffeq's function at each time; autograd goes through it."""
+
+        def at(time: Tensor) -> Tensor:
+            try:
+                return cast("Tensor", solution.memory(time))
+            except IndexError:  # a step ended there, and the function looks for the next
+                return cast("Tensor", solution.memory(torch.nextafter(time, t[0].detach())))
+
+        return Solution(torch.stack([solution.y, *map(at, t[1:])]))
+
     def solve_backward(
         self, solution: Solution, cotangents: Sequence[Tensor], recordings: Sequence[Recording]
     ) -> Gradients:
@@ -144,6 +183,7 @@ class _Graph:
             keep_times=keep_times,
             time_sign=-1 if _decreases(self.t) else 1,
             adjoint=self.adjoint.name,
+            trajectory=self.watched.trajectory,
         )
 
 
@@ -162,7 +202,9 @@ class _WatchedField:
             _reporting_kind(problem),
             problem.settings,
             keep_times=bool(recordings),
+            trajectory=problem.number,
         )
+        self.trajectory = problem.number
         self._func = problem.func
         self._layout = problem.layout
         self._params = () if adjoint is None else adjoint.params
@@ -312,6 +354,7 @@ def _finish_forward(
             "observation times; loosen rtol and atol or choose another method",
             direction="forward",
             t=float(problem.t[len(solution.y) - 1]),
+            trajectory=problem.number,
         )
     finite = torch.isfinite(solution.y.detach())
     if not finite.all():

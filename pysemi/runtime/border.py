@@ -12,6 +12,9 @@ from ctypes import c_double, c_int32, c_int64, c_void_p
 from enum import IntEnum
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pysemi.errors import BackendUnavailableError
 
 __all__ = [
@@ -25,6 +28,7 @@ __all__ = [
     "ForeignProgram",
     "Level",
     "Status",
+    "repeated",
 ]
 
 
@@ -82,7 +86,6 @@ class CForward(ctypes.Structure):
     """A forward solve."""
 
     _fields_ = [
-        ("field", c_int64),
         ("settings", CSettings),
         ("times", c_void_p),
         ("ntimes", c_int64),
@@ -101,10 +104,11 @@ class CBackward(ctypes.Structure):
     """A backward solve."""
 
     _fields_ = [
-        ("field", c_int64),
         ("solution", c_int64),
         ("settings", CSettings),
         ("adjoint", c_int64),
+        ("times", c_void_p),
+        ("ntimes", c_int64),
         ("cotangents", c_void_p),
         ("y_bar", c_void_p),
         ("params_bar", c_void_p),
@@ -131,6 +135,8 @@ class CReport(ctypes.Structure):
         ("rejections", c_int64),
         ("event_time", c_double),
         ("implicit", c_int64),
+        ("times", c_int64),
+        ("seconds", c_double),
     ]
 
 
@@ -150,11 +156,25 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "evaluate": (c_int64, c_int64),
     "release": (c_int64,),
     "times": (c_int64, c_void_p, c_void_p, c_void_p, c_void_p),
-    "forward": (c_void_p, c_void_p),
-    "backward": (c_void_p, c_void_p),
+    "forward": (c_void_p, c_void_p, c_int64, c_void_p, c_int64),
+    "backward": (c_void_p, c_void_p, c_int64, c_void_p, c_int64),
+    "interpolate": (c_int64, c_int64, c_void_p, c_int64, c_void_p, c_void_p),
 }
 
 _STRUCTS = (CForward, CBackward, CReport)
+
+
+def repeated(
+    request: ctypes.Structure, count: int, each: Mapping[str, NDArray[np.int64]]
+) -> ctypes.Array[Any]:
+    """An array of ``count`` requests, with members by name that are ``each`` its own."""
+    requests: ctypes.Array[Any] = (type(request) * count)(request)
+    if count > 1:
+        rows: NDArray[Any] = np.frombuffer(memoryview(requests), dtype=np.dtype(type(request)))
+        rows[1:] = rows[0]
+        for name, values in each.items():
+            rows[name] = values
+    return requests
 
 
 class Border:
@@ -163,7 +183,12 @@ class Border:
     Parameters
     ----------
     entry_points : mapping
-        ``PySemi.entry_points()``: addresses of the functions and sizes of the structs.
+        ``PySemi.entry_points()``: addresses of the functions, sizes of the structs, and
+        how many threads solves may be spread over.
+
+    Attributes
+    ----------
+    threads : int
 
     Raises
     ------
@@ -179,6 +204,7 @@ class Border:
                     f"PySemi.jl and pysemi do not fit together: {struct.__name__} has {theirs} "
                     f"bytes in Julia and {ours} in Python; reinstall pysemi"
                 )
+        self.threads = entry_points["threads"]
         self._functions = {
             name: ctypes.CFUNCTYPE(c_int32, *arguments)(entry_points[name])
             for name, arguments in _SIGNATURES.items()

@@ -106,6 +106,11 @@ class Session:
         self._main, self._border = start.wait()
         self._start = start
 
+    @property
+    def threads(self) -> int:
+        """How many threads solves may be spread over."""
+        return self._border.threads
+
     def run(self, job: Callable[[Border], T], stop: StopFlag | None = None) -> T:
         """Run ``job`` on the home thread, with the border's C functions at hand.
 
@@ -126,12 +131,12 @@ class Session:
         """Evaluate Julia code on the home thread; for information, not for hot paths."""
         return self.home.run(lambda: _plain(self._main.seval(code)))
 
-    def release(self, number: int) -> None:
-        """Let Julia forget what it holds under ``number``, at the next call.
+    def release(self, *numbers: int) -> None:
+        """Let Julia forget what it holds under ``numbers``, at the next call.
 
         May be called from anywhere, a finalizer included.
         """
-        self._released.append(number)  # atomic; a lock here could deadlock a finalizer
+        self._released += numbers  # atomic; a lock here could deadlock a finalizer
 
     def _release_waiting(self) -> None:
         while self._released:
@@ -210,6 +215,8 @@ def _start(julia: JuliaConfig, initialised: Callable[[], None]) -> tuple[Any, Bo
         # Julia's garbage collector stops its threads by signals; without this it crashes
         # as soon as there are two.
         "PYTHON_JULIACALL_HANDLE_SIGNALS": "yes",
+        # For independent trajectories; never fewer than torch uses now.
+        "PYTHON_JULIACALL_THREADS": _threads(),
         # diffeqpy looks for the program on PATH, also when the user calls it later.
         "PATH": os.pathsep.join([str(julia.executable.parent), os.environ.get("PATH", "")]),
     }
@@ -238,6 +245,15 @@ def _start(julia: JuliaConfig, initialised: Callable[[], None]) -> tuple[Any, Bo
             f"{_first_lines(error)}; `pysemi doctor` checks it step by step"
         ) from error
     return Main, Border(points)
+
+
+def _threads() -> str:
+    """How many threads Julia starts with: torch's, unless the environment says otherwise."""
+    for variable in ("PYTHON_JULIACALL_THREADS", "JULIA_NUM_THREADS"):
+        told = os.environ.get(variable, "")
+        if told:
+            return told
+    return str(torch.get_num_threads())
 
 
 def _julia_string(text: str) -> str:

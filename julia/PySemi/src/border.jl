@@ -45,7 +45,6 @@ struct CSettings
 end
 
 struct CForward
-    field::Int64
     settings::CSettings
     times::Ptr{Float64}
     ntimes::Int64
@@ -65,11 +64,13 @@ struct CForward
 end
 
 struct CBackward
-    field::Int64
     solution::Int64
     settings::CSettings
     "One of `ADJOINT_NAMES`, from 0."
     adjoint::Int64
+    "Times that the cotangents belong to, the start first, or none: those of the forward solve."
+    times::Ptr{Float64}
+    ntimes::Int64
     cotangents::Ptr{Cvoid}
     y_bar::Ptr{Cvoid}
     params_bar::Ptr{Cvoid}
@@ -94,18 +95,27 @@ struct CReport
     event_time::Float64
     "Whether the method solves equations at each step, as one for stiff problems."
     implicit::Int64
+    "The recorded times are held under this number until they are fetched; 0 for none."
+    times::Int64
+    seconds::Float64
 end
 
-"Everything that Python holds by number. Only the home thread calls, so there is no lock."
+"""
+Everything that Python holds by number. Only the home thread calls, but a call may solve on
+several threads.
+"""
 const HELD = Dict{Int64, Any}()
+const HELD_LOCK = ReentrantLock()
 const LAST_NUMBER = Ref{Int64}(0)
 const MESSAGE = Ref("")
 
-function hold(x)
+hold(x) = lock(HELD_LOCK) do
     number = (LAST_NUMBER[] += 1)
     HELD[number] = x
     return number
 end
+
+held(number) = lock(() -> HELD[number], HELD_LOCK)
 
 function status_of(error)
     error isa Stopped && return STOPPED
@@ -174,7 +184,7 @@ end
 "Run one program on what is in the field's memory."
 function border_evaluate(number::Int64, level::Int64)
     return answered() do
-        field = HELD[number]
+        field = held(number)
         field.done = NOTHING
         program = (field.field, field.pullback, field.joint)[level]
         program()
@@ -183,19 +193,16 @@ end
 
 border_release(number::Int64) = (delete!(HELD, number); Int32(0))
 
-"Copy the times that the last solve of the field recorded."
+"Copy the times of a solve, held under `number`, and let go of them."
 function border_times(
         number::Int64, evaluations::Ptr{Float64}, steps::Ptr{Float64}, sizes::Ptr{Float64},
         rejections::Ptr{Float64}
     )
     return answered() do
-        tally = HELD[number].tally
-        for (to, from) in (
-                (evaluations, tally.evaluation_times), (steps, tally.step_times),
-                (sizes, tally.step_sizes), (rejections, tally.rejected_times),
-            )
+        for (to, from) in zip((evaluations, steps, sizes, rejections), held(number))
             GC.@preserve from unsafe_copyto!(to, pointer(from), length(from))
         end
+        delete!(HELD, number)
     end
 end
 
@@ -221,32 +228,85 @@ end
 as_vector(::Type{T}, p, n) where {T} = unsafe_wrap(Array, Ptr{T}(p), n)
 as_matrix(::Type{T}, p, n, k) where {T} = unsafe_wrap(Array, Ptr{T}(p), (n, k))
 
-function report!(to::Ptr{CReport}, status, tally, solution; event_time = NaN, implicit = false)
+"Tell what a solve did that began at `began` (ns); answers whether it succeeded."
+function report!(to::Ptr{CReport}, status, tally, began; solution = Int64(0), event_time = NaN, implicit = false)
+    times = (tally.evaluation_times, tally.step_times, tally.step_sizes, tally.rejected_times)
     report = CReport(
         Int32(status), solution, tally.nf, tally.nvjp, tally.accepted, tally.rejected,
         tally.t, tally.dt, tally.error_norm, length(tally.evaluation_times),
         length(tally.step_times), length(tally.rejected_times), event_time,
-        implicit
+        implicit, tally.recording ? hold(map(copy, times)) : 0, (time_ns() - began) / 1.0e9
     )
     unsafe_store!(to, report)
+    return status === SUCCESS
+end
+
+"""
+    share_out(solve, fields, n)
+
+Call `solve(k, i)`, which answers whether it succeeded, for each `i` in `1:n`. The solves take
+turns in using the `fields`, which are as many as threads may be at work: `k` is a field's number.
+"""
+function share_out(solve, fields, n)
+    workers = length(fields)
+    if workers == 1
+        for i in 1:n
+            solve(1, i) || break
+        end
+        return nothing
+    end
+    threads = BLAS.get_num_threads()
+    BLAS.set_num_threads(1)
+    try
+        # Which solve is whose does not depend on the others' speed, nor do sums over them.
+        @sync for k in 1:workers
+            Threads.@spawn for i in k:workers:n
+                solve(k, i) || break
+            end
+        end
+    finally
+        BLAS.set_num_threads(threads)
+    end
     return nothing
 end
+
+held_fields(numbers, n) = [held(unsafe_load(numbers, k)) for k in 1:n]
 
 "The function of `(u, t)` whose change of sign ends the solve, or nothing."
 function event_of(::Type{T}, c::CForward, u0, t0) where {T}
     c.event == C_NULL || return ForeignEvent{T}(c.event, zeros(T, length(u0)))
-    c.event_field == 0 || return TapeEvent(HELD[c.event_field], u0, t0)
+    c.event_field == 0 || return TapeEvent(held(c.event_field), u0, t0)
     return nothing
 end
 
-function border_forward(request::Ptr{CForward}, report::Ptr{CReport})
+"Solve `n` problems, of one algorithm, with fields that are all the same."
+function border_forward(
+        requests::Ptr{CForward}, reports::Ptr{CReport}, n::Int64, fields::Ptr{Int64}, nfields::Int64
+    )
     return answered() do
-        c = unsafe_load(request)
-        in_newest_world(forward, HELD[c.field], c, report)
+        in_newest_world(forward_all, held_fields(fields, nfields), requests, reports, n)
     end
 end
 
+function forward_all(fields::Vector{<:Field}, requests, reports, n)
+    find_method(unsafe_load(requests))
+    share_out(fields, n) do k, i
+        in_newest_world(
+            forward, fields[k], unsafe_load(requests, i), reports + (i - 1) * sizeof(CReport)
+        )
+    end
+    return nothing
+end
+
+"Load what holds the algorithm, before several threads want it."
+function find_method(c::CForward)
+    alg = algorithm(unsafe_string(c.settings.algorithm); dense = c.keep == 2)
+    c.keep == 3 && in_newest_world(runge_kutta, alg; torchdiffeq = c.settings.torchdiffeq != 0)
+    return nothing
+end
+
 function forward(field::Field{T}, c::CForward, report) where {T}
+    began = time_ns()
     n = nstates(field)
     times = copied(c.times, c.ntimes)
     settings = settings_of(T, c.settings, n)
@@ -278,32 +338,61 @@ function forward(field::Field{T}, c::CForward, report) where {T}
         error isa EventIsNaN && (event_time = error.t)
         status_of(error)
     end
-    report!(report, status, field.tally, solution; event_time)
-    return nothing
+    return report!(report, status, field.tally, began; solution, event_time)
 end
 
 log_for(y0, alg, settings, checkpoints) = StepLog(
     y0, checkpoints, in_newest_world(runge_kutta, alg; settings.controls.torchdiffeq), settings.jumps
 )
 
-function border_backward(request::Ptr{CBackward}, report::Ptr{CReport})
+"""
+Solve the adjoints of `n` solutions, with fields that are all the same. The gradients with
+respect to the parameters are added up, in the first request's `params_bar`.
+"""
+function border_backward(
+        requests::Ptr{CBackward}, reports::Ptr{CReport}, n::Int64, fields::Ptr{Int64}, nfields::Int64
+    )
     return answered() do
-        c = unsafe_load(request)
-        in_newest_world(backward, HELD[c.field], HELD[c.solution], c, report)
+        in_newest_world(backward_all, held_fields(fields, nfields), requests, reports, n)
     end
+end
+
+function backward_all(fields::Vector{<:Field{T}}, requests, reports, n) where {T}
+    m = nparams(first(fields))
+    total = as_vector(T, unsafe_load(requests).params_bar, m)
+    solve(k, i, params_bar) = begin
+        c = unsafe_load(requests, i)
+        report = reports + (i - 1) * sizeof(CReport)
+        in_newest_world(backward, fields[k], held(c.solution), c, params_bar, report)
+    end
+    if n == 1
+        solve(1, 1, total)
+        return nothing
+    end
+    sums = [zeros(T, m) for _ in fields]
+    parts = [zeros(T, m) for _ in fields]
+    share_out(fields, n) do k, i
+        succeeded = solve(k, i, parts[k])
+        sums[k] .+= parts[k]
+        return succeeded
+    end
+    fill!(total, 0)
+    foreach(sum -> total .+= sum, sums)
+    return nothing
 end
 
 const ADJOINT_NAMES = (:backsolve, :gauss, :discrete, :interpolating, :quadrature)
 
-function backward(field::Field, solved::Solved, c::CBackward, report)
+function backward(field::Field, solved::Solved, c::CBackward, params_bar, report)
     adjoint = ADJOINT_NAMES[c.adjoint + 1]
-    adjoint === :discrete && return backward_by_steps(field, solved, c, report)
-    return backward_by_adjoint(adjoint, field, solved, c, report)
+    adjoint === :discrete && return backward_by_steps(field, solved, c, params_bar, report)
+    return backward_by_adjoint(adjoint, field, solved, c, params_bar, report)
 end
 
-function backward_by_steps(field::Field{T}, solved::Solved, c::CBackward, report) where {T}
-    n, m = nstates(field), nparams(field)
-    times, log = solved.times, solved.solution
+function backward_by_steps(field::Field{T}, solved::Solved, c::CBackward, params_bar, report) where {T}
+    began = time_ns()
+    n, log = nstates(field), solved.solution
+    times = c.ntimes == 0 ? solved.times : copied(c.times, c.ntimes)
     prepare!(
         field; recording = c.recording != 0, c.stop, from = times[1],
         direction = times[end] >= times[1] ? 1 : -1,
@@ -311,7 +400,7 @@ function backward_by_steps(field::Field{T}, solved::Solved, c::CBackward, report
     )
     status = try
         cotangents = as_matrix(T, c.cotangents, n, length(times))
-        y_bar, params_bar = as_vector(T, c.y_bar, n), as_vector(T, c.params_bar, m)
+        y_bar = as_vector(T, c.y_bar, n)
         if log === nothing
             stand_still!(y_bar, params_bar, cotangents)
         else
@@ -321,11 +410,32 @@ function backward_by_steps(field::Field{T}, solved::Solved, c::CBackward, report
     catch error
         status_of(error)
     end
-    report!(report, status, field.tally, Int64(0))
+    return report!(report, status, field.tally, began)
+end
+
+"States at other times within a solve of which the steps are kept, into the columns of `y`."
+function border_interpolate(
+        number::Int64, solution::Int64, times::Ptr{Float64}, ntimes::Int64, y::Ptr{Cvoid},
+        stop::Ptr{Int32}
+    )
+    return answered() do
+        in_newest_world(interpolate_all, held(number), held(solution).solution, copied(times, ntimes), y, stop)
+    end
+end
+
+function interpolate_all(field::Field{T}, log::StepLog, times, y, stop) where {T}
+    direction = log.ends[1] >= log.starts[1] ? 1 : -1
+    prepare!(
+        field; recording = false, stop, from = log.starts[1], direction, log.jumps, wants_params = false
+    )
+    interpolate_steps!(as_matrix(T, y, nstates(field), length(times)), field, log, times)
     return nothing
 end
 
-function backward_by_adjoint(adjoint, field::Field{T}, solved::Solved, c::CBackward, report) where {T}
+function backward_by_adjoint(
+        adjoint, field::Field{T}, solved::Solved, c::CBackward, params_bar, report
+    ) where {T}
+    began = time_ns()
     n, m = nstates(field), nparams(field)
     nchannels = adjoint === :backsolve ? 2n + m : adjoint === :interpolating ? n + m : n
     settings = settings_of(T, c.settings, nchannels)
@@ -342,21 +452,21 @@ function backward_by_adjoint(adjoint, field::Field{T}, solved::Solved, c::CBackw
         status_of(
             in_newest_world(
                 solve_backward!,
-                as_vector(T, c.y_bar, n), as_vector(T, c.params_bar, m), field, solved, alg,
-                adjoint, as_matrix(T, c.cotangents, n, length(times)), settings
+                as_vector(T, c.y_bar, n), params_bar, field, solved, alg, adjoint,
+                as_matrix(T, c.cotangents, n, length(times)), settings
             )
         )
     catch error
         status_of(error)
     end
-    report!(report, status, field.tally, Int64(0); implicit)
-    return nothing
+    return report!(report, status, field.tally, began; implicit)
 end
 
 """
     entry_points()
 
-Name => address of each C function, and the sizes of the structs, for Python to check.
+Name => address of each C function; the sizes of the structs, for Python to check; and how many
+threads there are.
 """
 function entry_points()
     address(p) = Int(UInt(p))
@@ -379,8 +489,19 @@ function entry_points()
                 (Int64, Ptr{Float64}, Ptr{Float64}, Ptr{Float64}, Ptr{Float64})
             )
         ),
-        "forward" => address(@cfunction(border_forward, Int32, (Ptr{CForward}, Ptr{CReport}))),
-        "backward" => address(@cfunction(border_backward, Int32, (Ptr{CBackward}, Ptr{CReport}))),
+        "forward" => address(
+            @cfunction(border_forward, Int32, (Ptr{CForward}, Ptr{CReport}, Int64, Ptr{Int64}, Int64))
+        ),
+        "backward" => address(
+            @cfunction(border_backward, Int32, (Ptr{CBackward}, Ptr{CReport}, Int64, Ptr{Int64}, Int64))
+        ),
+        "interpolate" => address(
+            @cfunction(
+                border_interpolate, Int32,
+                (Int64, Int64, Ptr{Float64}, Int64, Ptr{Cvoid}, Ptr{Int32})
+            )
+        ),
+        "threads" => Threads.nthreads(),
         "sizeof CForward" => sizeof(CForward),
         "sizeof CBackward" => sizeof(CBackward),
         "sizeof CReport" => sizeof(CReport),

@@ -98,6 +98,47 @@ function pull_back!(y_bar, params_bar, field, log, times, cotangents)
 end
 
 """
+    interpolate_steps!(out, field, log, times)
+
+Fill the columns of `out` with the states at `times`, which go the way that the solve went and lie
+within it. Steps are made again for their slopes.
+"""
+function interpolate_steps!(out, field, log::StepLog, times)
+    (; method, starts, ends) = log
+    memory = StepMemory(first(log.states), nstages(method))
+    segment, numbers = similar(log.states, 0), 1:0
+    direction = sign(ends[1] - starts[1])
+    i = 1
+    while i <= length(times) && times[i] == starts[1]
+        copyto!(view(out, :, i), log.states[1])
+        i += 1
+    end
+    n = 1
+    while i <= length(times)
+        while direction * (times[i] - ends[n]) > 0
+            n += 1
+        end
+        start, stop = starts[n], ends[n]
+        last = i
+        while last < length(times) && direction * (times[last + 1] - stop) <= 0
+            last += 1
+        end
+        n in numbers || (numbers = remake!(segment, memory, field, log, cld(n, log.stride)))
+        y = segment[n - first(numbers) + 1]
+        combinations = map(view(times, i:last)) do t
+            t == stop ? method.weights : method.between((t - start) / (stop - start))
+        end
+        plan_stages!(memory.used, method, map(weights -> (weights, nothing), combinations))
+        make_stages!(memory, field, method, y, start, stop; all_slopes = true)
+        for (j, weights) in zip(i:last, combinations)
+            add_slopes!(copyto!(view(out, :, j), y), stop - start, weights, memory)
+        end
+        i = last + 1
+    end
+    return out
+end
+
+"""
 Fill `segment` with the states at which the steps from a checkpoint on began, and return these
 steps' numbers.
 """

@@ -76,38 +76,40 @@ function event_tape(T, n)
 end
 
 """
-Solve forward and backward through the C functions, as Python does; to the event that the field
-`event` tells of, if it is not 0.
+Solve forward and backward through the C functions, as Python does, once for each of the `fields`;
+to the event that the field `event` tells of, if it is not 0.
 """
-function exercise(::Type{T}, held, name, torchdiffeq, adjoint, event = 0) where {T}
-    field = HELD[held]
+function exercise(::Type{T}, fields, name, torchdiffeq, adjoint, event = 0) where {T}
+    field, b = held(first(fields)), length(fields)
     n, m = nstates(field), nparams(field)
     u0, times = T.(range(-1, 1; length = n)), [0.0, 0.5, 1.0]
-    y, cotangents = zeros(T, n, 3), ones(T, n, 3)
-    y_bar, params_bar = zeros(T, n), zeros(T, m)
+    y, cotangents = zeros(T, n, 3, b), ones(T, n, 3)
+    y_bar, params_bar = zeros(T, n, b), zeros(T, m)
     state, augmented = [1, n], [1, n, n + m + 1, 2n + m]
-    tol, jumps, text, reports = [1.0e-4], [0.3], "$name\0", Vector{CReport}(undef, 2)
+    tol, jumps, text, reports = [1.0e-4], [0.3], "$name\0", Vector{CReport}(undef, 2b)
     stop = Ptr{Int32}(C_NULL)
-    GC.@preserve u0 times y cotangents y_bar params_bar state augmented tol jumps text reports begin
+    GC.@preserve u0 times y cotangents y_bar params_bar state augmented tol jumps text reports fields begin
         settings(components) = CSettings(
             pointer(text), pointer(tol), 1, pointer(tol), 1, pointer(components),
             length(components) ÷ 2, C_NULL, 0, C_NULL, 1000, torchdiffeq, 0.0, 0.9, 10.0, 0.2,
             pointer(jumps), 1, C_NULL, 0
         )
-        forward = [
+        forward = map(1:b) do i
             CForward(
-                held, settings(state), pointer(times), 3, pointer(u0), pointer(y), 1 + adjoint, 100, 1,
-                stop, C_NULL, event
-            ),
-        ]
-        border_forward(pointer(forward), pointer(reports, 1))
-        backward = [
+                settings(state), pointer(times), 3, pointer(u0), pointer(view(y, :, :, i)),
+                1 + adjoint, 100, 1, stop, C_NULL, event
+            )
+        end
+        border_forward(pointer(forward), pointer(reports, 1), b, pointer(fields), b)
+        backward = map(1:b) do i
             CBackward(
-                held, reports[1].solution, settings(adjoint == 0 ? augmented : state), adjoint,
-                pointer(cotangents), pointer(y_bar), pointer(params_bar), 1, stop
-            ),
-        ]
-        border_backward(pointer(backward), pointer(reports, 2))
+                reports[i].solution, settings(adjoint == 0 ? augmented : state), adjoint, C_NULL, 0,
+                pointer(cotangents), pointer(view(y_bar, :, i)), pointer(params_bar), 1, stop
+            )
+        end
+        border_backward(pointer(backward), pointer(reports, b + 1), b, pointer(fields), b)
+        adjoint == 2 &&
+            border_interpolate(first(fields), reports[1].solution, pointer(times), 3, pointer(y), stop)
     end
     all(report -> report.status == Int32(SUCCESS), reports) || error("$name failed: $(MESSAGE[])")
     return nothing
@@ -116,22 +118,25 @@ end
 "Every combination of what has a type of its own, and is used often."
 function exercise(::Type{T}) where {T}
     text = perceptron_tape(T, 4)
-    number, addresses = [0], fill(C_NULL, 10)
-    GC.@preserve text number addresses begin
-        border_build(pointer(text), sizeof(text), pointer(number), pointer(addresses))
+    numbers, addresses = [0, 0], fill(C_NULL, 10)
+    GC.@preserve text numbers addresses begin
+        for i in 1:2
+            border_build(pointer(text), sizeof(text), pointer(numbers, i), pointer(addresses))
+            copyto!(held(numbers[i]).memory.params, range(-1, 1; length = 15))
+        end
     end
-    copyto!(HELD[number[1]].memory.params, range(-1, 1; length = 15))
-    foreach(level -> border_evaluate(number[1], level), 1:3)
+    foreach(level -> border_evaluate(numbers[1], level), 1:3)
+    exercise(T, numbers, "DP5", 0, 0)
     for (name, torchdiffeq, adjoint) in (
             ("DP5", 0, 0), ("DP5", 0, 1), ("Tsit5", 0, 0), ("Tsit5", 0, 1), ("BS3", 0, 0),
             ("Vern7", 0, 0), ("DP5", 1, 0), ("DP5", 0, 2), ("Tsit5", 0, 2), ("BS3", 0, 2),
             ("Vern7", 0, 2), ("DP5", 1, 2),
         )
-        exercise(T, number[1], name, torchdiffeq, adjoint)
+        exercise(T, numbers[1:1], name, torchdiffeq, adjoint)
     end
     event = Field(read_tape(event_tape(T, 8)))
     fill!(event.memory.params, -0.25)
-    exercise(T, number[1], "DP5", 0, 0, hold(event))
+    exercise(T, numbers[1:1], "DP5", 0, 0, hold(event))
     kernels = read_tape(kernel_tape(T))
     copyto!(kernels.buffers[8], 1:8)
     TapeProgram(kernels.programs["field"])()

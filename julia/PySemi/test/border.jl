@@ -13,8 +13,14 @@ c_times(number, evaluations, steps, sizes, rejections) = ccall(
     number, evaluations, steps, sizes, rejections
 )
 c_release(number) = ccall(address("release"), Int32, (Int64,), number)
-c_forward(request, report) = ccall(address("forward"), Int32, (Ptr{CForward}, Ptr{CReport}), request, report)
-c_backward(request, report) = ccall(address("backward"), Int32, (Ptr{CBackward}, Ptr{CReport}), request, report)
+c_forward(requests, reports, fields) = ccall(
+    address("forward"), Int32, (Ptr{CForward}, Ptr{CReport}, Int64, Ptr{Int64}, Int64),
+    requests, reports, length(requests), fields, length(fields)
+)
+c_backward(requests, reports, fields) = ccall(
+    address("backward"), Int32, (Ptr{CBackward}, Ptr{CReport}, Int64, Ptr{Int64}, Int64),
+    requests, reports, length(requests), fields, length(fields)
+)
 function c_message()
     bytes = zeros(UInt8, 400)
     n = ccall(address("message"), Int32, (Ptr{UInt8}, Int64), bytes, length(bytes))
@@ -48,24 +54,24 @@ function c_solve(
     ) where {T}
     settings, kept = c_settings(; options...)
     y = zeros(T, length(u0), length(times))
-    report = Ref{CReport}()
+    reports = Vector{CReport}(undef, 1)
     GC.@preserve kept times u0 y begin
-        request = Ref(
+        requests = [
             CForward(
-                number, settings, pointer(times), length(times), pointer(u0), pointer(y), keep, 100, 1,
-                stop, event, event_field
-            )
-        )
-        status = c_forward(request, report)
+                settings, pointer(times), length(times), pointer(u0), pointer(y), keep, 100, 1, stop,
+                event, event_field
+            ),
+        ]
+        status = c_forward(requests, reports, [number])
     end
-    return status, report[], y
+    return status, reports[1], y
 end
 
 @testset "the structs have the sizes that Python is told" begin
     for S in (CForward, CBackward, CReport)
         @test ENTRY["sizeof $(nameof(S))"] == sizeof(S)
     end
-    names = ("message", "build", "foreign", "evaluate", "release", "times", "forward", "backward")
+    names = ("message", "build", "foreign", "evaluate", "release", "times", "forward", "backward", "interpolate")
     @test all(name -> ENTRY[name] > 0, names)
 end
 
@@ -91,22 +97,23 @@ end
 
     settings, kept = c_settings(; components = [1, 8, 24, 31])
     gradients = (zeros(T, 8), zeros(T, 15))
-    backward_report = Ref{CReport}()
+    reports = Vector{CReport}(undef, 1)
     GC.@preserve kept cotangents gradients begin
-        request = Ref(
+        requests = [
             CBackward(
-                number, report.solution, settings, 0, pointer(cotangents), pointer(gradients[1]),
+                report.solution, settings, 0, C_NULL, 0, pointer(cotangents), pointer(gradients[1]),
                 pointer(gradients[2]), 1, C_NULL
-            )
-        )
-        @test c_backward(request, backward_report) == 0
+            ),
+        ]
+        @test c_backward(requests, reports, [number]) == 0
     end
-    @test backward_report[].status == 0
+    r = only(reports)
+    @test r.status == 0 && 0 < r.seconds < 60
     @test gradients == (expected.y_bar, expected.params_bar)
 
-    r = backward_report[]
     lists = map(n -> zeros(n), (r.evaluations, r.steps, r.steps, r.rejections))
-    @test c_times(number, lists...) == 0
+    @test c_times(r.times, lists...) == 0
+    @test c_times(r.times, lists...) == Int32(PySemi.FAILED) # they are gone
     tally = expected.backward
     @test lists == (tally.evaluation_times, tally.step_times, tally.step_sizes, tally.rejected_times)
 
@@ -124,7 +131,10 @@ end
     _, number, (_, _, _, params) = built(Float64)
     params .= randn(15)
     u0, times = randn(8), [0.0, 1.0]
-    status(; options...) = c_solve(number, u0, times; options...)[2].status
+    function status(; options...)
+        ended, report, _ = c_solve(number, u0, times; options...)
+        return ended == 0 ? report.status : ended
+    end
     @test status() == Int32(PySemi.SUCCESS)
     # From a package that nothing has loaded yet.
     @test status(; method = "TanYam7") == Int32(PySemi.SUCCESS)
@@ -191,4 +201,76 @@ end
     _, report, _ = c_solve(number, zeros(8), [2.0, 3.0]; event = foreign)
     @test report.status == Int32(PySemi.EVENT_IS_NAN) && report.event_time >= 2.5
     foreach(c_release, (number, tape_number[]))
+end
+
+"""
+Solve and differentiate a perceptron from each column of `u0`, to its own column of `times`, with so
+many fields. A column of `u0` that is NaN fails.
+"""
+function c_batch(::Type{T}, u0, times, workers; adjoint = 0) where {T}
+    fields = map(1:workers) do _
+        _, number, (_, _, _, params) = built(T)
+        params .= T.(range(-1, 1; length = 15))
+        number
+    end
+    b, k = size(u0, 2), size(times, 1)
+    settings, kept = c_settings()
+    augmented, kept_too = c_settings(; components = adjoint == 0 ? [1, 8, 24, 31] : [1, 8])
+    y, cotangents, y_bar, params_bar = zeros(T, 8, k, b), ones(T, 8, k, b), zeros(T, 8, b), zeros(T, 15)
+    reports = Vector{CReport}(undef, 2b)
+    GC.@preserve kept kept_too u0 times y cotangents y_bar params_bar begin
+        column(x, i) = pointer(selectdim(x, ndims(x), i))
+        forward = map(1:b) do i
+            CForward(
+                settings, column(times, i), k, column(u0, i), column(y, i), adjoint == 2 ? 3 : 1, 100, 0,
+                C_NULL, C_NULL, 0
+            )
+        end
+        foreach(i -> reports[i] = reports_nothing(), eachindex(reports))
+        @test c_forward(forward, reports, fields) == 0
+        if all(report -> report.status == 0, reports)
+            backward = map(1:b) do i
+                CBackward(
+                    reports[i].solution, augmented, adjoint, C_NULL, 0, column(cotangents, i), column(y_bar, i),
+                    pointer(params_bar), 0, C_NULL
+                )
+            end
+            @test c_backward(backward, view(reports, (b + 1):2b), fields) == 0
+        end
+    end
+    foreach(c_release, fields)
+    return reports, y, y_bar, params_bar
+end
+reports_nothing() = CReport(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+
+@testset "several problems are solved as each would be, on any number of fields: $T, $adjoint" for
+    T in (Float32, Float64), adjoint in (0, 2)
+
+    b = 7
+    u0 = randn(T, 8, b)
+    times = [range(0, 1 + i / b; length = 3)[j] for j in 1:3, i in 1:b]
+    alone = [c_batch(T, u0[:, i:i], times[:, i:i], 1; adjoint) for i in 1:b]
+    for workers in (1, 2, 3)
+        reports, y, y_bar, params_bar = c_batch(T, u0, times, workers; adjoint)
+        for i in 1:b
+            @test y[:, :, i] == alone[i][2][:, :, 1] && y_bar[:, i] == alone[i][3][:, 1]
+            counts(r) = (r.nf, r.nvjp, r.accepted, r.rejected)
+            @test counts(reports[i]) == counts(alone[i][1][1])
+            @test counts(reports[b + i]) == counts(alone[i][1][2])
+        end
+        @test params_bar ≈ sum(x -> x[4], alone)
+        # In the same order each time.
+        @test params_bar == c_batch(T, u0, times, workers; adjoint)[4]
+    end
+end
+
+@testset "the threads are BLAS's again after a batch, also after one that failed" begin
+    u0, times = randn(8, 5), repeat([0.0, 1.0], 1, 5)
+    u0[1, 3] = NaN
+    before = BLAS.get_num_threads()
+    reports, _, _, _ = c_batch(Float64, u0, times, 2)
+    @test reports[3].status != 0
+    @test all(i -> reports[i].status == 0, (1, 2, 4))
+    @test reports[5].solution == 0 # the failed one's worker would have come to it
+    @test BLAS.get_num_threads() == before
 end

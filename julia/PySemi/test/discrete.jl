@@ -135,6 +135,22 @@ end
     @test few.backward.nvjp == all_kept.backward.nvjp
 end
 
+@testset "any time within is made again, $method, $(capacity) checkpoints, $(times[end])" for
+    method in ("DP5", "Tsit5", "Vern7", "RK4"), capacity in (2, 1000), times in ([0.0, 3.0], [1.0, -1.5])
+
+    A, u0 = randn(3, 3), randn(3)
+    field = wave_field(A, 0.7)
+    (; log) = discrete_gradient(field, u0, times, ones(3, 2); method, capacity)
+    # Several in one step, steps' ends, both ends, one twice, steps without any.
+    span = log.ends[end] - log.starts[1]
+    within = log.starts[1] .+ span .* [0, 0, 0.01, 0.011, 0.4, 0.4, 0.97]
+    asked = sort!([within; log.ends[[1, end]]]; rev = span < 0)
+    out = zeros(3, length(asked))
+    PySemi.interpolate_steps!(out, field, log, asked)
+    expected = remade(field, log, u0, unique(asked))
+    @test out ≈ expected[:, indexin(asked, unique(asked))] rtol = 1.0e-12
+end
+
 @testset "a jump is differentiated on the side that each step saw" for torchdiffeq in (false, true)
     # y' = θ h(t) with h = 1, then 3: exact for every method, and so is dy/dθ.
     field = time_field(t -> t < 0.3 ? 1.0 : 3.0, [2.0])

@@ -24,8 +24,8 @@ def checkpoints(problem: Problem) -> int:
     """How many states a solve may keep for its gradient."""
     asked = problem.settings.options.get("checkpoints")
     if asked is not None:
-        return int(asked)
-    nbytes = problem.y0.numel() * problem.y0.element_size()
+        return int(asked)  # for each
+    nbytes = problem.y0.numel() * problem.y0.element_size()  # of all trajectories
     return max(CHECKPOINT_BYTES // nbytes, 16)
 
 

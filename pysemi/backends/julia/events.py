@@ -90,7 +90,7 @@ class CallbackEvent(JuliaEvent):
 
 
 def prepare_event(
-    running: Session, problem: Problem, event_fn: EventFunction, bridge: str
+    running: Session, problem: Problem, event_fn: EventFunction, bridge: str, verify: str
 ) -> tuple[JuliaEvent, float]:
     """Compile the event function, or arrange for calls back into Python.
 
@@ -110,6 +110,7 @@ def prepare_event(
             compilation,
             inventory,
             lambda border, binding: event_disagreement(border, binding, problem, event_fn),
+            verify,
         )
         return CompiledEvent(binding), seconds or 0.0
 

@@ -192,25 +192,42 @@ class Binding:
         self._tensors = tuple(tensors)
         self._params = tuple(params)
 
+    def to(self, field: JuliaField) -> Binding:
+        """Bind another field to the same tensors."""
+        return Binding(field, self._tensors, self._params)
+
+    @property
+    def versions(self) -> tuple[int | None, ...]:
+        """How often each tensor was changed in place; None where torch does not count it."""
+        return tuple(
+            None if x.is_inference() else x._version for x in (*self._tensors, *self._params)
+        )
+
     def bind(self) -> None:
         """On the home thread, right before a solve."""
         self.field.error = None
         self.field.bind(self._tensors, self._params)
 
 
-_built: OrderedDict[tuple[Kind, str], CompiledField] = OrderedDict()
+_built: OrderedDict[tuple[Kind, str, int], CompiledField] = OrderedDict()
 
 BUILT_KEPT = 64
 """Fields kept in Julia for tapes that may come again; the least recently used goes first."""
 
 
 def compiled_field(
-    session: Session, border: Border, compilation: Compilation
+    session: Session, border: Border, compilation: Compilation, copy: int = 0
 ) -> tuple[CompiledField, bool]:
-    """The field of a tape, and whether it had to be built; on the home thread only."""
+    """The field of a tape, and whether it had to be built; on the home thread only.
+
+    Parameters
+    ----------
+    copy : int
+        Several solves at a time need fields of their own: which of them.
+    """
     # An event function that has the tape of its vector field needs memory of its own: both are
     # evaluated in turn, and may read different tensors.
-    key = compilation.kind, str(compilation.tape) + _constants(compilation.tape)
+    key = compilation.kind, str(compilation.tape) + _constants(compilation.tape), copy
     field = _built.get(key)
     if field is not None:
         _built.move_to_end(key)

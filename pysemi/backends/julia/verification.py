@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Generic, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from pysemi.problem import EventFunction, Problem
 from pysemi.runtime.border import Border, Level, Status
 from pysemi.runtime.session import Session
 
-__all__ = ["bind_verified", "disagreement", "event_disagreement", "first_difference"]
+__all__ = ["ByIdentity", "bind_verified", "disagreement", "event_disagreement", "first_difference"]
 
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
 """Largest difference allowed, relative to the largest entry: rounding, with room for
@@ -35,8 +35,30 @@ ROUNDINGS = 16
 Comparison: TypeAlias = tuple[str, Tensor | None, Tensor]
 """What is compared, PyTorch's (None for zeros), and what was compiled."""
 
-_verdicts: dict[int, tuple[weakref.ref[Compilation], str | None]] = {}
-"""By id: whether PyTorch agreed with what was compiled, or what differed."""
+T = TypeVar("T")
+
+
+class ByIdentity(Generic[T]):
+    """What is known of some compilations, as long as they live."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[weakref.ref[Compilation], T]] = {}
+
+    def __contains__(self, compilation: Compilation) -> bool:
+        found = self._known.get(id(compilation))
+        return found is not None and found[0]() is compilation
+
+    def get(self, compilation: Compilation) -> T | None:
+        """What is known of ``compilation``, None if nothing is."""
+        return self._known[id(compilation)][1] if compilation in self else None
+
+    def __setitem__(self, compilation: Compilation, value: T) -> None:
+        key = id(compilation)
+        self._known[key] = (weakref.ref(compilation, lambda _: self._known.pop(key, None)), value)
+
+
+_verdicts: ByIdentity[str | None] = ByIdentity()
+"""None if PyTorch agreed with what was compiled, or what differed."""
 
 
 def bind_verified(
@@ -44,19 +66,22 @@ def bind_verified(
     compilation: Compilation,
     inventory: Inventory,
     compare: Callable[[Border, Binding], str | None],
+    verify: str,
 ) -> tuple[Binding, float | None]:
-    """Bind a function to its compilation, which is held against PyTorch once.
+    """Bind a function to its compilation, which is held against PyTorch.
 
     Parameters
     ----------
     compare : callable
         Says where Julia and PyTorch differ, None if they agree; runs on the home thread.
+    verify : {"first", "always", "never"}
+        When to compare: where nothing is known of the compilation yet, always, or never.
 
     Returns
     -------
     Binding
     float or None
-        Seconds spent on a compilation that was not verified yet, its own included if Julia had
+        Seconds spent on a compilation that was not known yet, its own included if Julia had
         no such tape; None for one that was.
 
     Raises
@@ -67,13 +92,12 @@ def bind_verified(
     began = time.perf_counter()
     field, is_new = running.run(lambda border: compiled_field(running, border, compilation))
     binding = Binding(field, compilation.tensors(inventory), compilation.params(inventory))
-    key = id(compilation)
-    checked, reason = _verdicts.get(key, (None, None))
-    is_first = checked is None or checked() is not compilation
-    if is_first:
-        reason = running.run(lambda border: compare(border, binding))
-        watched = weakref.ref(compilation, lambda _: _verdicts.pop(key, None))
-        _verdicts[key] = (watched, reason)
+    is_first = compilation not in _verdicts
+    if verify == "always" or (is_first and verify == "first"):
+        _verdicts[compilation] = running.run(lambda border: compare(border, binding))
+    elif is_first:
+        is_first = is_new
+    reason = _verdicts.get(compilation)
     if reason is not None:
         raise Untranslatable(reason)
     if not is_first:
