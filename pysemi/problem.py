@@ -7,7 +7,6 @@ for every backend. Backends may rely on what these classes promise.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -21,6 +20,7 @@ from pysemi.errors import ArgumentError, describe
 from pysemi.methods import DEFAULT_METHOD
 from pysemi.norms import BoundNorm, bind_adjoint_norm, bind_state_norm
 from pysemi.state import State, StateLayout, Tolerance
+from pysemi.warn import warn_caller
 
 __all__ = [
     "ADJOINTS",
@@ -430,10 +430,9 @@ def _adjoint_params(
     # Named twice, a parameter would get its gradient twice.
     needed = tuple({id(param): param for param in params if param.requires_grad}.values())
     if warn and not all(param.requires_grad for param in params):
-        warnings.warn(
+        warn_caller(
             "an adjoint parameter does not require a gradient: it is left out of the backward "
-            "solve, and so does not appear in the adjoint norm",
-            stacklevel=4,
+            "solve, and so does not appear in the adjoint norm"
         )
     return needed
 

@@ -55,5 +55,5 @@ def test_another_name_is_an_attribute_error():
 
     import pysemi
 
-    with pytest.raises(AttributeError, match="no attribute 'odeint_dense'"):
-        pysemi.odeint_dense  # noqa: B018
+    with pytest.raises(AttributeError, match="no attribute 'odeint_sparse'"):
+        pysemi.odeint_sparse  # noqa: B018

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
 from functools import cache
 
 from pysemi.backends.base import Backend, Gradients, Solution
 from pysemi.errors import ArgumentError, BackendUnavailableError, ConfigurationError, describe
 from pysemi.problem import Adjoint, Problem
 from pysemi.runtime.location import find_julia
+from pysemi.warn import warn_caller
 
 __all__ = [
     "BACKENDS",
@@ -162,4 +162,4 @@ def _announce(name: str, reason: str) -> None:
 
 @cache
 def _warn_unusable(reason: str) -> None:
-    warnings.warn(f"backend 'auto' is 'torch', since {reason}", stacklevel=5)
+    warn_caller(f"backend 'auto' is 'torch', since {reason}")

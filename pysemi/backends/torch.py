@@ -7,7 +7,6 @@ norms, listens to its callbacks, and keeps forward and backward solves apart.
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from pysemi.methods import MethodKind, torchdiffeq_kind, torchdiffeq_methods
 from pysemi.problem import Adjoint, Problem, SolverSettings
 from pysemi.state import check_derivative
 from pysemi.stats import Recording, publish
+from pysemi.warn import warn_caller
 
 __all__ = ["TorchBackend"]
 
@@ -391,9 +391,8 @@ def _warn_of_uncovered(func: Any, dy: Tensor, known: Sequence[Tensor]) -> None:
         pass  # not hashable or not weakly referable: look every time
     shapes = [tuple(leaf.shape) for leaf in uncovered_leaves(dy, known)]
     if shapes:
-        warnings.warn(
+        warn_caller(
             f"func depends on {len(shapes)} tensor(s) that require a gradient and get none, of "
             f"shape {', '.join(map(str, shapes[:5]))}: they are not among adjoint_params. Make "
-            "them parameters of func, or pass adjoint_params=(*func.parameters(), ...)",
-            stacklevel=2,
+            "them parameters of func, or pass adjoint_params=(*func.parameters(), ...)"
         )

@@ -63,8 +63,9 @@ class Branching(nn.Module):
 def test_what_cannot_be_compiled_runs_by_callback_and_says_so_once():
     forget_warnings()
     y0 = torch.ones(2, dtype=torch.float64)
-    with pytest.warns(BridgeWarning, match="if y.sum"):
+    with pytest.warns(BridgeWarning, match="if y.sum") as said:
         y, _, solves = gradients(Branching(), y0, times(0.0, 1.0), "julia", loss=lambda y: y.sum())
+    assert said[0].filename.endswith("test_julia.py")  # where odeint_adjoint was called
     assert solves.forward[0].bridge == solves.backward[0].bridge == "callback"
     assert torch.allclose(y[-1], torch.exp(times(-1.0)).expand(2), rtol=1e-6)
     with warnings.catch_warnings():
@@ -141,8 +142,9 @@ def test_a_tensor_that_silently_gets_no_gradient_is_warned_of():
         def forward(self, t, y):
             return self.inner(t, y) @ weight
 
-    with pytest.warns(UserWarning, match="adjoint_params"):
+    with pytest.warns(UserWarning, match="adjoint_params") as said:
         pysemi.odeint_adjoint(Field(), y0, times(0.0, 1.0), backend="julia")
+    assert said[0].filename == __file__
 
 
 def test_python_state_that_changes_between_solves_is_noticed():

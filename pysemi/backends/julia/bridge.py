@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
 from pysemi.compiler.untranslatable import Untranslatable
 from pysemi.errors import BridgeWarning, CompileError
+from pysemi.warn import warn_caller
 
 __all__ = ["BRIDGES", "by_bridge", "forget_warnings"]
 
@@ -62,4 +62,4 @@ def _warn_once(text: str, consequence: str) -> None:
     if text in _warned:
         return
     _warned.add(text)
-    warnings.warn(f"{text}. {consequence}", BridgeWarning, stacklevel=9)
+    warn_caller(f"{text}. {consequence}", BridgeWarning)

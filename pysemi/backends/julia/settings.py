@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from pysemi.methods import julia_algorithm
 from pysemi.norms import BoundNorm, StateNorm
 from pysemi.problem import DEFAULT_MAX_NUM_STEPS, Adjoint, Problem, SolverSettings
 from pysemi.runtime.border import CSettings, ForeignNormFunction
+from pysemi.warn import warn_caller
 
 __all__ = ["JuliaSettings", "adjoint_settings", "check_settings", "forward_settings"]
 
@@ -173,7 +173,7 @@ def check_settings(name: str, settings: SolverSettings) -> None:
     unknown = set(options) - _TAKEN - {"dtype"}
     if unknown:
         # As torchdiffeq does.
-        warnings.warn(f"{name}: unexpected {sorted(unknown)}", stacklevel=5)
+        warn_caller(f"{name}: unexpected {sorted(unknown)}")
 
 
 def forward_settings(problem: Problem) -> JuliaSettings:

@@ -1,0 +1,105 @@
+"""From what Julia's adjoints leave behind to the gradients that autograd asks for.
+
+Where there is one state, Julia's arrays have a first dimension of 1; of independent
+trajectories, one entry for each.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pysemi.backends.base import Gradients, Solution
+from pysemi.problem import Adjoint, Problem
+
+__all__ = ["by_time", "by_trajectory", "gradients", "start_in_one"]
+
+
+def by_time(problem: Problem, y: Tensor) -> Tensor:
+    """From ``(B, T, *flat)`` to ``(T, B, *flat)``, or ``(T, *flat)`` for one state."""
+    return y[0] if problem.trajectories is None else y.transpose(0, 1)
+
+
+def by_trajectory(problem: Problem, y: Tensor) -> Tensor:
+    """What :func:`by_time` made, the other way round."""
+    return y.unsqueeze(0) if problem.trajectories is None else y.transpose(0, 1)
+
+
+def start_in_one(times: Tensor, cotangents: Tensor) -> Tensor:
+    """Cotangents ``(1, T, *flat)``; those of the first time, where it comes again, in one."""
+    at_start = times == times[0]
+    if int(at_start.sum()) == 1:
+        return cotangents
+    joined = cotangents.clone()
+    joined[:, at_start] = 0
+    joined[:, 0] = cotangents[:, at_start].sum(dim=1)
+    return joined
+
+
+def gradients(
+    problem: Problem,
+    adjoint: Adjoint,
+    solution: Solution,
+    cotangent: Tensor,
+    y_bar: Tensor,
+    params_bar: Tensor,
+) -> Gradients:
+    """Cut dL/dθ into the parameters' pieces, and work out dL/dt.
+
+    Parameters
+    ----------
+    cotangent : Tensor
+        Of the solution, shape ``(B or 1, T, *flat)``.
+    y_bar : Tensor
+        dL/dy0, in the shape of ``problem.y0``.
+    params_bar : Tensor
+        dL/dθ of all parameters, packed.
+    """
+    grads: list[Tensor | None] = []
+    offset = 0
+    for param in adjoint.params:
+        piece = params_bar[offset : offset + param.numel()].view(param.shape)
+        # Each its own storage: p.grad may be changed in place, and outlive the others.
+        grads.append(piece.clone())
+        offset += param.numel()
+    t_bar = None
+    if problem.t.requires_grad:
+        t_bar = _time_gradients(problem, solution, cotangent, y_bar)
+    return Gradients(y_bar if problem.y0.requires_grad else None, t_bar, tuple(grads))
+
+
+def _time_gradients(
+    problem: Problem, solution: Solution, cotangent: Tensor, y_bar: Tensor
+) -> Tensor:
+    """dL/dt, added up over the trajectories that share their times."""
+    if problem.trajectories is None:
+        times = problem.t.detach()
+        if solution.event_t is not None:
+            times = torch.stack([times[0], solution.event_t])
+        return _time_gradient(problem, times, solution.y, cotangent[0], y_bar)
+    states = by_trajectory(problem, solution.y)
+    each = []
+    for number in range(problem.trajectories):
+        one = problem.trajectory(number)
+        each.append(
+            _time_gradient(one, one.t.detach(), states[number], cotangent[number], y_bar[number])
+        )
+    stacked = torch.stack(each)
+    return stacked.sum(0) if problem.t.ndim == 1 else stacked
+
+
+def _time_gradient(
+    problem: Problem, times: Tensor, y: Tensor, cotangent: Tensor, y_bar: Tensor
+) -> Tensor:
+    r"""Each :math:`dL/dt_i = \lambda_i^T f(t_i, y_i)`; at :math:`t_0`, less all that follows."""
+    slopes = [
+        problem.layout.flatten(
+            problem.func(time.to(y.dtype), problem.layout.unflatten(state))
+        ).detach()
+        for time, state in zip(times, y, strict=True)
+    ]
+    t_bar = torch.stack([(c * f).sum() for c, f in zip(cotangent, slopes, strict=True)])
+    t_bar[0] = -((y_bar - cotangent[0]) * slopes[0]).sum()
+    if problem.event_fn is not None:
+        t_bar[1] = 0  # the second entry of t takes no part in such a solve
+    return t_bar.to(problem.t)
