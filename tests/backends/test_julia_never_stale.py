@@ -108,8 +108,8 @@ CHANGES = {
     "requires_grad": lambda field: field.first.weight.requires_grad_(False),
     "a hook": lambda field: field.last.register_forward_hook(lambda m, args, out: 2 * out),
     "a forward of the object's own": patch_forward,
-    "an optimizer's step": lambda field: [
-        p.grad is None or p.data.add_(p.grad) for p in field.parameters()
+    "weights changed in place by their data": lambda field: [
+        p.data.mul_(0.5) for p in field.parameters()
     ],
 }
 
@@ -144,8 +144,6 @@ def test_a_change_between_two_solves(change):
     field, y0 = Field(), torch.linspace(-1, 1, 6, dtype=torch.float64).view(3, 2)
     before, expected = both(field, y0)
     assert_equal(before, expected)
-    for p, g in zip(field.parameters(), before[1][2:], strict=True):
-        p.grad = g
     CHANGES[change](field)
     after, expected = both(field, y0)
     assert_equal(after, expected)
@@ -166,8 +164,8 @@ def test_train_and_eval():
     field, y0 = Field(), torch.linspace(-1, 1, 6, dtype=torch.float64).view(3, 2)
     assert_equal(*both(field, y0))
     forget_warnings()
-    field.norm.train()  # changes its running mean whenever it is called
-    with pytest.warns(BridgeWarning, match="running_mean"):
+    field.norm.train()  # counts its calls
+    with pytest.warns(BridgeWarning, match=r"changes the tensor norm\.num_batches_tracked"):
         pysemi.odeint(field, y0, T, backend="julia", rtol=1e-2, atol=1e-2)
     field.norm.eval()
     assert_equal(*both(field, y0))

@@ -108,8 +108,9 @@ function exercise(::Type{T}, fields, name, torchdiffeq, adjoint, event = 0) wher
             )
         end
         border_backward(pointer(backward), pointer(reports, b + 1), b, pointer(fields), b)
-        adjoint == 2 &&
-            border_interpolate(first(fields), reports[1].solution, pointer(times), 3, pointer(y), stop)
+        adjoint == 2 && border_interpolate(
+            first(fields), reports[1].solution, pointer(times), 3, Ptr{Cvoid}(pointer(y)), stop
+        )
     end
     all(report -> report.status == Int32(SUCCESS), reports) || error("$name failed: $(MESSAGE[])")
     return nothing

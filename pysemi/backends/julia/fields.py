@@ -83,27 +83,33 @@ class CompiledField(JuliaField):
         self.memory = {role: found[0] for role, found in of_role.items()}
         self.packed = len(self.memory["params"])
         self._tensors = of_role.get("tensor", [])
-        self._bound: tuple[Any, ...] = ()
+        self._shapes: tuple[torch.Size, ...] = ()
+        self._targets: list[Tensor] = []
 
     def bind(self, tensors: Sequence[Tensor], params: Sequence[Tensor]) -> None:
-        """Copy the tensors and parameters into Julia's memory, unless they are there already."""
-        # References, so that no other tensor can come to the same address; inference tensors
-        # have no version, and are copied each time.
-        now = tuple((x, None if x.is_inference() else x._version) for x in (*tensors, *params))
-        if len(now) == len(self._bound) and all(
-            x is y and v is not None and v == w
-            for (x, v), (y, w) in zip(now, self._bound, strict=True)
-        ):
-            return
-        with torch.no_grad():
-            for view, x in zip(self._tensors, tensors, strict=True):
-                view.copy_(x.detach().reshape(-1))
-            offset = 0
-            for param in params:
-                piece = self.memory["params"][offset : offset + param.numel()]
-                piece.copy_(param.detach().reshape(-1))
-                offset += param.numel()
-        self._bound = now
+        """Copy the tensors and parameters into Julia's memory.
+
+        Every time: a weight changed through its ``data`` has the same version as before, and
+        a copy costs less than one evaluation of a field that uses it.
+        """
+        given = [x.detach() for x in (*tensors, *params)]
+        shapes = tuple(x.shape for x in given)
+        if shapes != self._shapes:
+            self._shapes, self._targets = shapes, self._views(shapes, len(tensors))
+        if given:
+            with torch.no_grad():
+                torch._foreach_copy_(self._targets, given)
+
+    def _views(self, shapes: Sequence[torch.Size], ntensors: int) -> list[Tensor]:
+        """Julia's memory in the shapes of what is copied there."""
+        pairs = zip(self._tensors, shapes[:ntensors], strict=True)
+        views = [memory.view(shape) for memory, shape in pairs]
+        offset = 0
+        for shape in shapes[ntensors:]:
+            piece = self.memory["params"][offset : offset + shape.numel()]
+            views.append(piece.view(shape))
+            offset += shape.numel()
+        return views
 
 
 class CallbackField(JuliaField):
