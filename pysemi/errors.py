@@ -30,6 +30,11 @@ __all__ = [
 class PysemiError(Exception):
     """Base of every exception defined by pysemi."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exception's own way calls the class with the finished message alone, which not every
+        # class here takes; a pool whose worker raised one would hang or break.
+        return _restored, (type(self), self.args, self.__dict__)
+
 
 class ArgumentError(PysemiError, ValueError):
     """An argument that no solve can be made with.
@@ -131,6 +136,14 @@ class DataError(PysemiError):
 
 class ResumeError(PysemiError):
     """A run directory cannot be continued, or holds another run."""
+
+
+def _restored(
+    kind: type[PysemiError], args: tuple[Any, ...], attributes: dict[str, Any]
+) -> PysemiError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(attributes)
+    return error
 
 
 def describe(value: Any, limit: int = 80) -> str:

@@ -15,9 +15,9 @@ pytestmark = pytest.mark.slow
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def output_of(name: str) -> str:
+def output_of(name: str, *launcher: str) -> str:
     done = subprocess.run(
-        [sys.executable, EXAMPLES / name],
+        [sys.executable, *launcher, EXAMPLES / name],
         capture_output=True,
         text=True,
         timeout=250,
@@ -41,5 +41,18 @@ def test_the_neural_cde_takes_fewer_backward_evaluations_with_the_seminorm():
     assert found["seminorm"][0] > 0.9
 
 
+def test_two_processes_learn_what_one_does():
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    pattern = r"loss ([\d.]+) on (\d)"
+    alone = re.findall(pattern, output_of("distributed.py"))
+    together = re.findall(pattern, output_of("distributed.py", *torchrun))
+    assert [size for _, size in alone + together] == ["1"] * 6 + ["2"] * 6
+    losses, shared = ([float(loss) for loss, _ in run] for run in (alone, together))
+    assert losses[-1] < 0.5 * losses[0]
+    # Tolerance 1e-5, and 60 steps of training.
+    assert all(abs(one - two) < 0.05 * one for one, two in zip(losses, shared, strict=True))
+
+
 def test_every_example_is_tested():
-    assert {path.name for path in EXAMPLES.glob("*.py")} == {"spiral.py", "neural_cde.py"}
+    tested = {"spiral.py", "neural_cde.py", "distributed.py"}
+    assert {path.name for path in EXAMPLES.glob("*.py")} == tested

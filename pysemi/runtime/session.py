@@ -7,9 +7,11 @@ read are set here, each with its reason.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import os
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -156,6 +158,26 @@ class Session:
 _session: Session | None = None
 _begun: _Start | None = None
 _starting = threading.Lock()
+
+
+def _begin_forked() -> None:
+    """Leave Julia behind, in a process that was forked from the one that it runs in."""
+    global _starting
+    # The thread that held it is not in this process, and nobody would ever let go of it.
+    _starting = threading.Lock()
+    juliacall = sys.modules.get("juliacall")
+    library = getattr(juliacall, "CONFIG", {}).get("lib")
+    if library is None:
+        return
+    # What juliacall calls at the end of a program; without Julia's threads it crashes.
+    library.jl_atexit_hook = lambda _status: None
+    # So does Julia's function by which Python lets go of Julia's values, also at the end.
+    for value in vars(juliacall).values():
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(value))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_forked)
 
 
 def session(meanwhile: Callable[[], None] | None = None) -> Session:

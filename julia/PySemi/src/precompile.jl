@@ -42,16 +42,25 @@ function perceptron_tape(T, b)
     """
 end
 
+"Operands of a pointwise kernel: pysemi/compiler/fuse.py puts no more into one."
+const MOST_OPERANDS = 8
+
 "A tape with one of each kernel that the perceptron has not."
 function kernel_tape(T)
     roles = ("t", "y", "cotangent", "params", "dy", "y_bar", "params_bar")
     buffers = ["buffer $i $role $T 1" for (i, role) in enumerate(roles)]
+    # The first kernel of so many operands would cost each process 0.13 s.
+    chains = map(0:MOST_OPERANDS) do n
+        operands = join(" %8[2,3|$(i % 2),2|0]" for i in 1:n)
+        "%9[2,3|4,1|0] = pointwise$operands :: $(n == 0 ? "$T(0.0)" : "x1")"
+    end
     return """
     $(join(buffers, "\n"))
     buffer 8 tensor $T 8
     buffer 9 tensor $T 8
     buffer 10 tensor Int64 1
     program field
+    $(join(chains, "\n"))
     %9[8] = pointwise %8[8] :: x1
     %9[2,2,2] = matmul %8[2,2,2] %8[2,2,2|4,1,2|0]
     %9[2,4|1,0|0] = reduce %8[2,4] sum
