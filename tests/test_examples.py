@@ -53,6 +53,18 @@ def test_two_processes_learn_what_one_does():
     assert all(abs(one - two) < 0.05 * one for one, two in zip(losses, shared, strict=True))
 
 
+@pytest.mark.julia
+@pytest.mark.usefixtures("real_julia")
+def test_the_rates_of_stiff_reactions_are_learnt_where_dopri5_does_not_get_on():
+    shown = output_of("stiff_reactions.py")
+    losses = [float(loss) for loss in re.findall(r"loss ([\d.e+-]+)", shown)]
+    assert losses[-1] < 0.01 * losses[0]
+    rates = [float(rate) for rate in re.findall(r"rates (.*), (.*), (.*)", shown)[0]]
+    assert rates == pytest.approx([0.04, 3e7, 1e4], rel=0.1)
+    (reached,) = re.findall(r"dopri5 was at t = ([\d.]+) after 100,000 steps", shown)
+    assert float(reached) < 1000  # of 10,000
+
+
 def test_every_example_is_tested():
-    tested = {"spiral.py", "neural_cde.py", "distributed.py"}
+    tested = {"spiral.py", "neural_cde.py", "distributed.py", "stiff_reactions.py"}
     assert {path.name for path in EXAMPLES.glob("*.py")} == tested

@@ -321,9 +321,8 @@ class _Program:
         base, where, values = node.args
         out = self._out(node)
         self._fill(node, out, base)
-        (accumulate,) = node.attrs
         views = _views((where, values))
-        self._emit(node, "put", out, views, "add" if accumulate else "set", flops=views[1].size)
+        self._emit(node, "put", out, views, *node.attrs, flops=views[1].size)
 
     def _lower_solve(self, node: Node) -> None:
         (transposed,) = node.attrs
@@ -338,6 +337,12 @@ class _Program:
         (name,) = node.attrs
         flops = matrix.size * matrix.shape[-1] * 2 // 3
         self._emit(node, "factor", self._out(node), (matrix,), name, flops=flops)
+
+    def _lower_exponential(self, node: Node) -> None:
+        (matrix,) = _views(node.args)
+        # Six products, a solution and some squarings.
+        flops = 20 * matrix.size * matrix.shape[-1]
+        self._emit(node, "exponential", self._out(node), (matrix,), flops=flops)
 
     def _lower_searchsorted(self, node: Node) -> None:
         (right,) = node.attrs

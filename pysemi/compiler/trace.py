@@ -19,6 +19,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
+from pysemi.compiler.covariances import Covariances
 from pysemi.compiler.ops import DECOMPOSITIONS, OPERATORS
 from pysemi.compiler.untranslatable import Untranslatable
 from pysemi.errors import PysemiError
@@ -101,7 +102,7 @@ def _trace(function: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Traced:
     # Fresh copies: a field that changes its argument in place must not change the user's.
     inputs = tuple(x.detach().clone() for x in inputs)
     try:
-        with _module_paths(), _ScalarIndexing(), _ValuesUnseen(), fx_traceback.preserve_node_meta():
+        with _module_paths(), _rewriting(), _ValuesUnseen(), fx_traceback.preserve_node_meta():
             traced = make_fx(function, _decompositions(), tracing_mode="real")(*inputs)
             _refuse_unrepeatable(traced)
             if any(map(_mutates, traced.graph.nodes)):
@@ -115,6 +116,13 @@ def _trace(function: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Traced:
         if _mutates(node):
             raise Untranslatable(f"{node.target}, which changes a tensor of the function's own")
     return Traced(traced, _captured(traced))
+
+
+@contextmanager
+def _rewriting() -> Iterator[None]:
+    """Put in other words what torch would look at values for."""
+    with _ScalarIndexing(), Covariances():
+        yield
 
 
 def _functional(

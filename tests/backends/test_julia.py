@@ -585,11 +585,18 @@ def test_a_stiff_problem_and_the_gradient_of_its_rates(method):
     assert torch.allclose(found, times(*expected), rtol=1e-3, atol=1e-4)
 
 
-def test_a_norm_that_leaves_parameters_out_of_a_stiff_solve_is_warned_of():
+@pytest.mark.parametrize(
+    ("wrong", "remedy"),
+    [
+        (dict(adjoint="gauss"), "adjoint='quadrature'"),
+        (dict(adjoint_options=dict(norm="seminorm")), "adjoint='quadrature'"),
+        (dict(adjoint="quadrature", adjoint_method="KenCarp4"), "adjoint_method='Rodas5P'"),
+    ],
+)
+def test_what_does_not_go_with_an_implicit_method_is_warned_of(wrong, remedy):
     y0 = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
-    for wrong in (dict(adjoint="gauss"), dict(adjoint_options=dict(norm="seminorm"))):
-        y = pysemi.odeint_adjoint(
-            Robertson(), y0, times(0.0, 1.0), method="Rodas5P", backend="julia", **wrong
-        )
-        with pytest.warns(UserWarning, match="quadrature"):
-            y[-1].sum().backward()
+    y = pysemi.odeint_adjoint(
+        Robertson(), y0, times(0.0, 1.0), method="Rodas5P", backend="julia", **wrong
+    )
+    with pytest.warns(UserWarning, match=f"an implicit method.*use {remedy}"):
+        y[-1].sum().backward()

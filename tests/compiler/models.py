@@ -213,6 +213,12 @@ WRITTEN: dict[str, Callable[..., Tensor]] = {
     "triangular": lambda layer, t, y: torch.linalg.solve_triangular(
         _spread(y), layer(y).expand(2, 3, 2), upper=False
     ).sum(0),
+    "exponential": lambda layer, t, y: layer(y) @ torch.linalg.matrix_exp(y.mT @ y.cos() * t),
+    "factored": lambda layer, t, y: torch.linalg.qr(_spread(y))[1].sum(0)[:, :2] * layer(y),
+    "running": lambda layer, t, y: layer(y).cummax(0).values + y.logcumsumexp(0),
+    "neighbours": lambda layer, t, y: torch.zeros_like(y).scatter_reduce(
+        0, PICKS, layer(y), "amax", include_self=False
+    ),
     "gamma": lambda layer, t, y: torch.lgamma(layer(y)) + torch.erfinv(torch.tanh(y)),
     "masked": lambda layer, t, y: torch.where(y > 0, layer(y), torch.floor(y * 3) % 2),
     "fourier": lambda layer, t, y: layer(
@@ -265,6 +271,13 @@ def _averaged() -> nn.Module:
     )
 
 
+def _orthogonal() -> nn.Module:
+    # The square one is made by an exponential, the others by reflections.
+    orthogonal = nn.utils.parametrizations.orthogonal
+    widths = ((3, 3), (3, 5), (5, 3))
+    return Layers(*(orthogonal(nn.Linear(*sizes)) for sizes in widths), nn.Tanh())
+
+
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "conv-1d": (
         lambda: Layers(
@@ -303,6 +316,13 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "weight-norm": (
         lambda: Layers(nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)), nn.Tanh()),
         (4, 3),
+    ),
+    "orthogonal": (_orthogonal, (4, 3)),
+    "pooled-adaptively": (
+        lambda: Layers(
+            nn.AdaptiveMaxPool2d((3, 5)), nn.Conv2d(2, 2, 1), nn.AdaptiveAvgPool2d((7, 4))
+        ),
+        (2, 2, 7, 4),
     ),
     "attention": (Attention, (2, 5, 8)),
     "attention-causal": (lambda: Attention(causal=True), (2, 5, 8)),

@@ -162,7 +162,12 @@ class TapeMachine:
 
     def _put(self, out: Tensor, views: list[Tensor], words: list[str], _none: str) -> None:
         where, values = views
-        out.view(-1).index_put_((where.reshape(-1),), values.reshape(-1), words == ["add"])
+        where, values = where.reshape(-1), values.reshape(-1)
+        how = {"add": "sum", "prod": "prod", "max": "amax", "min": "amin"}.get(words[0])
+        if how is None:
+            out.view(-1).index_put_((where,), values)
+        else:
+            out.view(-1).scatter_reduce_(0, where, values, how)
 
     def _solve(self, out: Tensor, views: list[Tensor], words: list[str], _none: str) -> None:
         matrix, right = views
@@ -179,6 +184,9 @@ class TapeMachine:
         out[..., :n, :] = factors
         out[..., n, :] = pivots
         out[..., n + 1, :] = permutation.argmax(-2)
+
+    def _exponential(self, out: Tensor, views: list[Tensor], _words: Any, _none: str) -> None:
+        out.copy_(torch.linalg.matrix_exp(views[0]))
 
     def _searchsorted(self, out: Tensor, views: list[Tensor], words: list[str], _none: str) -> None:
         values, edges = views

@@ -208,7 +208,11 @@ def test_unsupported_dtypes_are_refused():
 
 
 def test_an_unknown_operator_is_named():
-    assert "aten.cummax.default" in refusal(lambda t, y: y.cummax(dim=0)[0])
+    assert "aten.mode.default" in refusal(lambda t, y: y.mode(dim=0)[0])
+
+
+def test_reflections_of_many_columns_are_refused():
+    assert "65 columns" in refusal(lambda t, y: torch.linalg.qr(y)[0], torch.ones(70, 65))
 
 
 def test_a_refusal_is_remembered(traces):

@@ -26,6 +26,8 @@ STEPS = {
     "scaled": lambda x: x / (1 + x.std(0, keepdim=True, correction=0)),
     "largest": lambda x: x * x.amax(-1, keepdim=True),
     "cumsum": lambda x: x.cumsum(-1) / x.shape[-1],
+    "running": lambda x: x.cummax(0).values,
+    "logcumsumexp": lambda x: x.logcumsumexp(-1) / x.shape[-1],
     "sorted": lambda x: x.sort(0).values,
     "flip": lambda x: x.flip(0),
     "roll": lambda x: x.roll(1, -1),

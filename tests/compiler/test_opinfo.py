@@ -29,8 +29,13 @@ NOT_COMPARED = {
 }
 """Operators that are left out here, with the reason."""
 
-ROUNDED = {"nn.functional.hardsigmoid"}
-"""torch's own gradient is in single precision."""
+TOLERANCES = {torch.float64: 1e-10, torch.float32: 2e-4}
+
+ROUNDED = {
+    ("nn.functional.hardsigmoid", torch.float64): 2e-4,  # torch's gradient is in single precision
+    ("logcumsumexp", torch.float32): 2e-3,  # its samples hold 1e4, which float32 rounds to 1e-3
+}
+"""Tolerances of operators where torch's own results have fewer digits."""
 
 NAMES = [name for name in OPERATORS if name not in NOT_COMPARED]
 
@@ -54,7 +59,7 @@ def difference(got, expected, tolerance):
     return None
 
 
-def outcome(model, dtype, *, rounded=False):
+def outcome(model, dtype, tolerance=None):
     """None if all programs compute what torch does; else what is wrong, or why it is refused."""
     forget_compilations()
     try:
@@ -69,7 +74,7 @@ def outcome(model, dtype, *, rounded=False):
     y_bar, *bars = zeros_if_none(products, (y, *model.params))
     packed = torch.cat([torch.zeros(0, dtype=dtype), *[bar.reshape(-1) for bar in bars]])
     machine = TapeMachine(str(compilation.tape))
-    tolerance = 1e-10 if dtype == torch.float64 and not rounded else 2e-4
+    tolerance = tolerance or TOLERANCES[dtype]
     for program in ("field", "pullback", "joint"):
         got = run(machine, compilation, inventory, program, t, y, cotangent)
         pairs = {"f": (got[0], dy)}
@@ -88,7 +93,7 @@ def outcomes(name, dtype, most):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for model in samples(name, dtype, most):
-            yield outcome(model, dtype, rounded=name in ROUNDED)
+            yield outcome(model, dtype, ROUNDED.get((name, dtype)))
 
 
 def check(name, dtype, most):

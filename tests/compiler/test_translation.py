@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import pysemi
 from pysemi.compiler.compiled import compile_field, flat_field
 from pysemi.compiler.trace import evaluate_joint
 from pysemi.state import StateLayout
@@ -142,6 +143,35 @@ def test_a_result_keeps_its_values_where_torch_gives_it_other_strides(size):
         return torch.lerp(y.T, other.T, size).T.exp()
 
     check(Model(field, torch.randn(4, 3, dtype=torch.float64), ()), torch.float64)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_an_image_made_smaller_without_aliasing_equals_torch_s(mode):
+    def field(t, y):
+        small = nn.functional.interpolate(y, size=(3, 2), mode=mode, antialias=True)
+        return nn.functional.interpolate(small, size=(7, 6), mode=mode, antialias=True)
+
+    check(Model(field, torch.randn(2, 1, 7, 6, dtype=torch.float64), ()), torch.float64)
+
+
+def test_a_running_sum_of_exponentials_takes_kernels_by_the_bits_of_its_length():
+    counts = []
+    for length in (8, 1024):
+        tape = pysemi.compile(lambda t, y: y.logcumsumexp(0), torch.zeros(length)).tape
+        counts.append(len(tape.programs["field"]))
+    assert counts[1] * 3 == counts[0] * 10
+
+
+def test_the_gradient_of_a_matrix_exponential_is_one_of_twice_the_size():
+    def field(t, y):
+        return torch.linalg.matrix_exp(y)
+
+    tape = pysemi.compile(field, torch.zeros(4, 4)).tape
+    texts = [str(instruction) for instruction in tape.programs["pullback"]]
+    assert [text.split(" ")[0].partition("[")[2] for text in texts if "exponential" in text] == [
+        "4,4]",
+        "8,8]",
+    ]
 
 
 def test_results_that_are_views_or_shared_are_all_written():

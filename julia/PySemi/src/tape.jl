@@ -228,13 +228,19 @@ function make_take(kinds, buffers, out, views, _, _)
     return kinds.take(buffers, out, from, indices)
 end
 
+# What becomes of the old element and the new one.
+latest(_, new) = new
+const JOININGS = Dict(
+    "set" => latest, "add" => +, "prod" => *, "max" => Scalars.maximum, "min" => Scalars.minimum,
+)
+
 function make_put(kinds, buffers, out, views, words, _)
     indices, values = views
     same_types(buffers, out, values)
     of_type(Int, buffers, indices)
     as_runs(out, indices, values)
     same_lengths(values, indices, "values as indices")
-    return kinds.put(buffers, out, indices, values, words[1] == "add")
+    return kinds.put(JOININGS[words[1]], buffers, out, indices, values)
 end
 
 function make_search(kinds, buffers, out, views, words, _)
@@ -260,6 +266,12 @@ function make_factorisation(kinds, buffers, out, views, words, _)
     return kinds.factorisation(FACTORISATIONS[words[1]], buffers, out, views...)
 end
 
+function make_exponential(kinds, buffers, out, views, _, _)
+    same_types(buffers, out, views...)
+    as_runs(out)
+    return kinds.exponential(buffers, out, views...)
+end
+
 const MAKERS = Dict{String, Function}(
     "pointwise" => make_pointwise,
     "matmul" => make_product,
@@ -270,13 +282,14 @@ const MAKERS = Dict{String, Function}(
     "searchsorted" => make_search,
     "solve" => make_linear_solve,
     "factor" => make_factorisation,
+    "exponential" => make_exponential,
 )
 
 "Kernels of memory that has an address."
 const LOOPS = (;
     pointwise = PointwiseLoop, product = Product, reduction = Reduction,
     moving_window = MovingWindow, take = Take, put = Put, search = SearchSorted,
-    linear_solve = LinearSolve, factorisation = Factorisation,
+    linear_solve = LinearSolve, factorisation = Factorisation, exponential = MatrixExponential,
 )
 
 "Kernels of arrays that only whole-array operations may touch."
@@ -284,5 +297,5 @@ const BROADCASTS = (;
     pointwise = PointwiseBroadcast, product = ProductCall, reduction = ReductionCall,
     moving_window = MovingWindowBroadcast, take = TakeBroadcast, put = PutBroadcast,
     search = SearchSortedBroadcast, linear_solve = LinearSolveBroadcast,
-    factorisation = FactorisationBroadcast,
+    factorisation = FactorisationBroadcast, exponential = MatrixExponentialBroadcast,
 )

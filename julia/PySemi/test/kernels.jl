@@ -104,6 +104,10 @@ end
     @test result_of("%8[4] = take %9[3] %10[4]", zeros(4), x, [2, 0, 0, 1]) == [30, 10, 10, 20]
     @test result_of("%8[3] = put %9[2] %10[2] set", x, [2, 0], [1.0, 2.0]) == [2, 20, 1]
     @test result_of("%8[3] = put %9[3] %10[3] add", x, [1, 1, 0], [1.0, 2.0, 3.0]) == [13, 23, 30]
+    @test result_of("%8[3] = put %9[3] %10[3] prod", x, [1, 1, 0], [1.0, 2.0, 3.0]) == [30, 40, 30]
+    @test result_of("%8[3] = put %9[3] %10[3] max", x, [1, 1, 0], [25.0, 21.0, 3.0]) == [10, 25, 30]
+    @test result_of("%8[3] = put %9[3] %10[3] min", x, [1, 1, 0], [25.0, 19.0, 3.0]) == [3, 19, 30]
+    @test isequal(result_of("%8[3] = put %9[2] %10[2] max", x, [1, 1], [NaN, 50.0]), [10, NaN, 30])
     for index in (3, -1)
         @test_throws BoundsError result_of("%8[1] = take %9[3] %10[1]", zeros(1), x, [index])
         @test_throws BoundsError result_of("%8[3] = put %9[1] %10[1] set", x, [index], [1.0])
@@ -149,4 +153,25 @@ end
     S = A[1, :, :] * A[1, :, :]' + I
     @test result_of("%8[3,3] = factor %9[3,3] cholesky", zeros(9), rows(S)) ≈ rows(cholesky(S).L)
     @test isnan(last(result_of("%8[2,2] = factor %9[2,2] cholesky", zeros(4), [1.0, 2, 2, 1])))
+end
+
+@testset "exponentials of matrices $n×$n of norm $size, $T" for T in (Float32, Float64), n in (1, 4, 7),
+        size in (0, 0.01, 0.2, 0.9, 3, 40)
+
+    A = stack((A * T(size / opnorm(A, Inf)) for A in (randn(T, n, n), randn(T, n, n))); dims = 1)
+    rows(x) = vec(permutedims(x, ndims(x):-1:1))
+    wanted = stack((exp(Float64.(A[i, :, :])) for i in 1:2); dims = 1)
+    got = result_of("%8[2,$n,$n] = exponential %9[2,$n,$n]", zeros(T, 2n^2), rows(A))
+    # Each squaring may double the relative error, as that of the condition number does.
+    @test relative(got, rows(wanted)) < 20max(1, size) * eps(T)
+    # One of them, lying transposed.
+    line = "%8[$n,$n] = exponential %9[$n,$n|1,$n|$(n^2)]"
+    @test relative(result_of(line, zeros(T, n^2), rows(A)), vec(wanted[2, :, :])) < 20max(1, size) * eps(T)
+end
+
+@testset "the exponential of a nilpotent matrix is a polynomial; of NaN or infinity, NaN" begin
+    @test result_of("%8[2,2] = exponential %9[2,2]", zeros(4), [0.0, 1.0e3, 0, 0]) ≈ [1, 1.0e3, 0, 1]
+    for bad in (NaN, Inf)
+        @test all(isnan, result_of("%8[2,2] = exponential %9[2,2]", zeros(4), [0.0, bad, 0, 0]))
+    end
 end

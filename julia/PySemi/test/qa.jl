@@ -25,7 +25,7 @@ if available("JET")
             @test clean(product, ())
             sums = PySemi.Reduction(+, buffers, Window(1, [2, 3], [1, 0], 0), dense)
             @test clean(sums, ())
-            for K in (PySemi.MovingWindow{T}, PySemi.Take{T}, PySemi.Put{T}, PySemi.SearchSorted{T})
+            for K in (PySemi.MovingWindow{T}, PySemi.Take{T}, PySemi.Put{typeof(+), T}, PySemi.SearchSorted{T})
                 @test isempty(JET.get_reports(JET.report_opt(Tuple{K}; target_modules = (PySemi,))))
             end
             V = Vector{T}

@@ -162,7 +162,7 @@ class JuliaBackend(Backend):
                 NonFiniteStateError, outcome, _first_non_finite(problem, y_bar), "backward", problem
             )
         if outcome.reports[0].implicit and adjoint.params:
-            _warn_of_uncontrolled(adjoint, settings.algorithm)
+            _warn_of_inaccurate(adjoint, settings.algorithm)
         for stats in outcome.stats(
             "backward", bindings[0], settings, adjoint.settings.norm.name, adjoint.name, problem
         ):
@@ -280,21 +280,28 @@ class _Memory:
         return replace(self, problem=problem, is_interpolated=True)
 
 
-def _warn_of_uncontrolled(adjoint: Adjoint, algorithm: str) -> None:
-    """Long steps of a stiff solver leave an integral that decides none of them far off."""
+STIFF_INTERPOLANTS = ("auto", "Rodas")
+"""Beginnings of the names of implicit methods whose interpolant follows a stiff solution."""
+
+
+def _warn_of_inaccurate(adjoint: Adjoint, algorithm: str) -> None:
+    """Say where long steps of an implicit method leave dL/dθ off, with nothing to control it."""
     spec = adjoint.settings.norm.spec
+    remedy = "adjoint='quadrature'"
     if adjoint.name == "gauss":
         what = "adjoint='gauss'"
     elif adjoint.name in ("backsolve", "interpolating") and (
         spec == "seminorm" or isinstance(spec, StateNorm)
     ):
         what = "a norm that leaves the parameters out"
+    elif adjoint.name == "quadrature" and not algorithm.startswith(STIFF_INTERPOLANTS):
+        # KenCarp4's were off by a factor of 2,000 on a stiff van der Pol network (docs/choosing.md).
+        what, remedy = "a backward solve read between its steps", "adjoint_method='Rodas5P'"
     else:
         return
     warn_caller(
         f"{what} with {algorithm}, an implicit method: nothing controls the error of the "
-        "parameters' gradients, which can be a few percent off on a stiff problem; use "
-        "adjoint='quadrature'"
+        f"parameters' gradients, which can be far off on a stiff problem; use {remedy}"
     )
 
 

@@ -19,8 +19,10 @@ from pysemi.compiler.ops import (
     pooling,
     products,
     reductions,
+    reflections,
     resampling,
     sampling,
+    scans,
     sorting,
     views,
 )
@@ -49,8 +51,10 @@ __all__ = [
     "pooling",
     "products",
     "reductions",
+    "reflections",
     "resampling",
     "sampling",
+    "scans",
     "sorting",
     "views",
 ]

@@ -1,4 +1,4 @@
-"""Distances between all pairs of two sets of points."""
+"""Distances between all pairs of points, of two sets or within one."""
 
 from __future__ import annotations
 
@@ -46,3 +46,20 @@ def _distances_backward(grad: Tensor, x: Tensor, y: Tensor, p: float, distance: 
     slope = slope / (distance.pow(p - 1) if p != 2 else distance)
     met = distance == 0 if p >= 1 else (distance == 0) | (difference == 0)
     return (grad * slope.masked_fill(met, 0)).sum(-2)
+
+
+@decomposition(aten._pdist_forward.default)
+def _own_distances(x: Tensor, p: float = 2) -> Tensor:
+    one, other = torch.triu_indices(x.shape[0], x.shape[0], 1)
+    return _distances(x, x, p, None)[one, other]
+
+
+@decomposition(aten._pdist_backward.default)
+def _own_distances_backward(grad: Tensor, x: Tensor, p: float, distance: Tensor) -> Tensor:
+    one, other = torch.triu_indices(x.shape[0], x.shape[0], 1)
+
+    def both_ways(values: Tensor) -> Tensor:
+        square = values.new_zeros(x.shape[0], x.shape[0]).index_put((one, other), values)
+        return square + square.mT
+
+    return _distances_backward(both_ways(grad), x, x, p, both_ways(distance))

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
-from math import prod
+from math import inf, prod
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pysemi.compiler.builder import Builder
 from pysemi.compiler.graph import Literal, Operand, View, contiguous_strides
 from pysemi.compiler.ops.pointwise import where
-from pysemi.compiler.ops.registry import aten, decomposition, operator
+from pysemi.compiler.ops.registry import aten, operator
 from pysemi.compiler.untranslatable import Untranslatable
 
 __all__ = ["constant_value", "put_rows", "reshaped", "take_rows"]
@@ -148,14 +147,14 @@ def _index_put(
             lead = reshaped(builder, mask, (*mask.shape, *[1] * (len(x.shape) - len(mask.shape))))
             return where(builder, meta, lead, value, x)
     linear = _linear(builder, tuple(x.shape), indices)
-    return _put(builder, meta, x, linear, values, accumulate=accumulate)
+    return _put(builder, meta, x, linear, values, "add" if accumulate else "set")
 
 
 @operator(aten.scatter.src)
 def _scatter(
     builder: Builder, meta: Any, x: Operand, dim: int, index: Operand, source: Operand
 ) -> Operand:
-    return _scattered(builder, meta, x, dim, index, source, accumulate=False)
+    return _scattered(builder, meta, x, dim, index, source, "set")
 
 
 @operator(aten.scatter.value)
@@ -163,14 +162,14 @@ def _scatter_value(
     builder: Builder, meta: Any, x: Operand, dim: int, index: Operand, value: Any
 ) -> Operand:
     source = Literal(value, meta.dtype, tuple(index.shape))
-    return _scattered(builder, meta, x, dim, index, source, accumulate=False)
+    return _scattered(builder, meta, x, dim, index, source, "set")
 
 
 @operator(aten.scatter_add.default)
 def _scatter_add(
     builder: Builder, meta: Any, x: Operand, dim: int, index: Operand, source: Operand
 ) -> Operand:
-    return _scattered(builder, meta, x, dim, index, source, accumulate=True)
+    return _scattered(builder, meta, x, dim, index, source, "add")
 
 
 @operator(aten.as_strided_scatter.default, torch.ops.prims.as_strided_scatter.default)
@@ -185,7 +184,7 @@ def _as_strided_scatter(
 ) -> Operand:
     # As for as_strided: of an array that torch had contiguous.
     places = torch.arange(meta.numel()).as_strided(tuple(size), tuple(stride), offset or 0)
-    return _put(builder, meta, x, builder.constant(places), source, accumulate=False)
+    return _put(builder, meta, x, builder.constant(places), source, "set")
 
 
 @operator(aten.diagonal_scatter.default)
@@ -199,7 +198,7 @@ def _diagonal_scatter(
     dim2: int = 1,
 ) -> Operand:
     places = torch.arange(meta.numel()).view(meta.shape).diagonal(offset, dim1, dim2)
-    return _put(builder, meta, x, builder.constant(places), source, accumulate=False)
+    return _put(builder, meta, x, builder.constant(places), source, "set")
 
 
 @operator(aten.diagonal_backward.default)
@@ -232,25 +231,77 @@ def _put_flat(
         x,
         linear,
         reshaped(builder, values, tuple(index.shape)),
-        accumulate=accumulate,
+        "add" if accumulate else "set",
     )
 
 
-@decomposition(aten.scatter_reduce.two)
+@operator(aten.scatter_reduce.two)
 def _scatter_reduce(
-    x: Tensor,
+    builder: Builder,
+    meta: Any,
+    x: Operand,
     dim: int,
-    index: Tensor,
-    source: Tensor,
+    index: Operand,
+    source: Operand,
     reduce: str,
     *,
     include_self: bool = True,
-) -> Tensor:
-    if reduce != "sum":
-        raise Untranslatable(f'torch.scatter_reduce by "{reduce}"')
+) -> Operand:
+    used = _within(builder, source, index.shape)
+    linear = _along(builder, x, dim, index)
+    return _collected(builder, meta, x, linear, used, reduce, include_self=include_self)
+
+
+@operator(aten.index_reduce.default)
+def _index_reduce(
+    builder: Builder,
+    meta: Any,
+    x: Operand,
+    dim: int,
+    index: Operand,
+    source: Operand,
+    reduce: str,
+    *,
+    include_self: bool = True,
+) -> Operand:
+    # Torch lets one of shape () stand for one of one element.
+    shape = tuple(x.shape) or (1,)
+    lead = [1] * len(shape)
+    lead[dim % len(shape)] = prod(index.shape)
+    wide = tuple(prod(index.shape) if d == dim % len(shape) else n for d, n in enumerate(shape))
+    every = builder.array(reshaped(builder, index, tuple(lead))).expand(wide)
+    linear = _along(builder, reshaped(builder, x, shape), dim, every)
+    values = reshaped(builder, source, wide)
+    return _collected(builder, meta, x, linear, values, reduce, include_self=include_self)
+
+
+COLLECTIONS = {"sum": ("add", 0), "prod": ("prod", 1), "amax": ("max", -inf), "amin": ("min", inf)}
+"""Torch's name of a reduction -> the "put" kernel's, and what it starts from."""
+
+
+def _collected(
+    builder: Builder,
+    meta: Any,
+    x: Operand,
+    linear: Operand,
+    values: Operand,
+    reduce: str,
+    *,
+    include_self: bool,
+) -> Operand:
+    """``x`` with the values joined to what is there already, or to nothing."""
+    if not meta.dtype.is_floating_point:
+        raise Untranslatable(f'torch.scatter_reduce by "{reduce}" of {meta.dtype}')
+    how, neutral = COLLECTIONS["sum" if reduce == "mean" else reduce]
     if not include_self:
-        x = x.scatter(dim, index, 0)
-    return x.scatter_add(dim, index, source)
+        nothing = Literal(neutral, meta.dtype, tuple(linear.shape))
+        x = _put(builder, meta, x, linear, nothing, "set")
+    joined = _put(builder, meta, x, linear, values, how)
+    if reduce != "mean":
+        return joined
+    base = Literal(int(include_self), meta.dtype, tuple(meta.shape))
+    count = _put(builder, meta, base, linear, Literal(1, meta.dtype, tuple(linear.shape)), "add")
+    return builder.pointwise("$1 / maximum($2, $3)", joined, count, 1, dtype=meta.dtype)
 
 
 def _scattered(
@@ -260,13 +311,16 @@ def _scattered(
     dim: int,
     index: Operand,
     source: Operand,
-    *,
-    accumulate: bool,
+    how: str,
 ) -> Operand:
+    used = _within(builder, source, index.shape)
+    return _put(builder, meta, x, _along(builder, x, dim, index), used, how)
+
+
+def _within(builder: Builder, source: Operand, shape: tuple[int, ...]) -> View:
     # The source may be larger than the index: what lies beyond it is not used.
     used = builder.array(source)
-    used = used.like(used.as_meta()[tuple(slice(size) for size in index.shape)])
-    return _put(builder, meta, x, _along(builder, x, dim, index), used, accumulate=accumulate)
+    return used.like(used.as_meta()[tuple(slice(size) for size in shape)])
 
 
 def _take(builder: Builder, x: Operand, linear: Operand, shape: tuple[int, ...]) -> Operand:
@@ -278,14 +332,15 @@ def _take(builder: Builder, x: Operand, linear: Operand, shape: tuple[int, ...])
 
 
 def _put(
-    builder: Builder, meta: Any, x: Operand, linear: Operand, values: Operand, *, accumulate: bool
+    builder: Builder, meta: Any, x: Operand, linear: Operand, values: Operand, how: str
 ) -> Operand:
+    """``x`` where each value was put: to "set" it, "add" it, or keep the "max", "min" or "prod"."""
     where = builder.contiguous(builder.array(linear))
     shaped = builder.array(builder.convert(values, meta.dtype)).expand(where.shape)
     args = (x, where, builder.contiguous(shaped))
     if isinstance(x, View):
         args = (builder.contiguous(x), *args[1:])
-    return builder.node("put", meta.shape, meta.dtype, args, (bool(accumulate),))
+    return builder.node("put", meta.shape, meta.dtype, args, (how,))
 
 
 def take_rows(builder: Builder, x: Operand, order: Operand) -> Operand:
@@ -296,7 +351,7 @@ def take_rows(builder: Builder, x: Operand, order: Operand) -> Operand:
 def put_rows(builder: Builder, x: Operand, order: Operand) -> Operand:
     """Undo :func:`take_rows`."""
     zero = Literal(0, x.dtype, tuple(x.shape))
-    return _put(builder, x, zero, _rows(builder, x, order), x, accumulate=False)
+    return _put(builder, x, zero, _rows(builder, x, order), x, "set")
 
 
 def _rows(builder: Builder, x: Operand, order: Operand) -> Operand:

@@ -1,4 +1,4 @@
-"""Factorisations and solutions of small dense linear systems, one for each entry of a batch.
+"""Solutions, factorisations and exponentials of small dense matrices, each entry of a batch.
 
 Torch hands the factors of a matrix from one solve to the next. Where they are the matrix's
 own, the next solve factors the matrix again: the systems are small, and a factorisation that
@@ -173,6 +173,16 @@ def _cholesky_solve(
 def _cholesky_inverse(builder: Builder, meta: Any, factor: Operand, upper: bool = False) -> Operand:
     identity = torch.eye(factor.shape[-1], dtype=factor.dtype).expand(factor.shape)
     return _cholesky_solve(builder, meta, builder.constant(identity), factor, upper)
+
+
+@operator(aten.linalg_matrix_exp.default)
+def _matrix_exp(builder: Builder, meta: Any, a: Operand) -> Operand:
+    # Its gradient is a block of the exponential of a matrix twice as large, which torch asks for.
+    if prod(meta.shape) == 0:
+        return Literal(0, meta.dtype, tuple(meta.shape))
+    matrix = _stacked(builder, a)
+    made = builder.node("exponential", matrix.shape, meta.dtype, (matrix,))
+    return _batched_like(builder, made, a.shape)
 
 
 @operator(aten.linalg_solve_triangular.default)

@@ -78,12 +78,53 @@ def _max_pool3d(
     return _max_pool(x, kernel, stride, padding, dilation, ceil_mode, 3)
 
 
-@decomposition(aten.max_pool2d_with_indices_backward.default)
+def _adaptive_max_pool(x: Tensor, out: Sequence[int], spatial: int) -> tuple[Tensor, Tensor]:
+    sizes = x.shape[-spatial:]
+    index = torch.zeros((), dtype=torch.int64)
+    used = torch.ones((), dtype=torch.bool)
+    for dim, (size, n) in enumerate(zip(sizes, out, strict=True)):
+        places, within = _adaptive_windows(size, n)
+        shape = [1] * (2 * spatial)
+        shape[dim], shape[spatial + dim] = places.shape
+        places, within = places.view(shape), within.view(shape)
+        index, used = index * size + places, used & within
+    flat = x.reshape(*x.shape[:-spatial], sizes.numel())
+    seen = flat[..., index].masked_fill(~used, -torch.inf).flatten(-spatial)
+    largest, chosen = torch.max(seen, dim=-1, keepdim=True)
+    every = index.flatten(-spatial).expand(seen.shape)
+    return largest.squeeze(-1), every.gather(-1, chosen).squeeze(-1)
+
+
+def _adaptive_windows(size: int, n: int) -> tuple[Tensor, Tensor]:
+    """The places in each of ``n`` windows, as many for each, and whether they belong to it."""
+    bounds = [(i * size // n, -(-(i + 1) * size // n)) for i in range(n)]
+    longest = max((stop - start for start, stop in bounds), default=0)
+    places = [[min(start + k, size - 1) for k in range(longest)] for start, _ in bounds]
+    within = [[start + k < stop for k in range(longest)] for start, stop in bounds]
+    shape = (n, longest)
+    return torch.tensor(places, dtype=torch.int64).view(shape), torch.tensor(within).view(shape)
+
+
+@decomposition(aten.adaptive_max_pool2d.default)
+def _adaptive_max_pool2d(x: Tensor, out: Sequence[int]) -> tuple[Tensor, Tensor]:
+    return _adaptive_max_pool(x, out, 2)
+
+
+@decomposition(aten.adaptive_max_pool3d.default)
+def _adaptive_max_pool3d(x: Tensor, out: Sequence[int]) -> tuple[Tensor, Tensor]:
+    return _adaptive_max_pool(x, out, 3)
+
+
+@decomposition(
+    aten.max_pool2d_with_indices_backward.default, aten.adaptive_max_pool2d_backward.default
+)
 def _max_pool2d_backward(grad: Tensor, x: Tensor, *geometry_and_indices: object) -> Tensor:
     return _put_back(grad, x, geometry_and_indices[-1], 2)
 
 
-@decomposition(aten.max_pool3d_with_indices_backward.default)
+@decomposition(
+    aten.max_pool3d_with_indices_backward.default, aten.adaptive_max_pool3d_backward.default
+)
 def _max_pool3d_backward(grad: Tensor, x: Tensor, *geometry_and_indices: object) -> Tensor:
     return _put_back(grad, x, geometry_and_indices[-1], 3)
 

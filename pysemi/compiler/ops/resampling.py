@@ -67,6 +67,15 @@ def _cubic(out: int, align_corners: bool, scale: float | None) -> Matrix:
     ).squeeze(2)
 
 
+def _smoothed(name: str) -> Callable[..., Matrix]:
+    kind = getattr(aten, f"_upsample_{name}2d_aa").default
+
+    def make(out: int, align_corners: bool, scale: float | None) -> Matrix:
+        return lambda unit: kind(unit.unsqueeze(2), [1, out], align_corners, None, scale).squeeze(2)
+
+    return make
+
+
 def _scales(given: Sequence[float | None], spatial: int) -> list[float | None]:
     return [*given, *[None] * (spatial - len(given))]
 
@@ -89,6 +98,8 @@ def _upsampling(name: str, spatial: int, kind: Callable[..., Matrix], *, aligns:
 for _spatial, _name in ((1, "linear1d"), (2, "bilinear2d"), (3, "trilinear3d")):
     _upsampling(f"upsample_{_name}", _spatial, _linear, aligns=True)
 _upsampling("upsample_bicubic2d", 2, _cubic, aligns=True)
+for _name in ("bilinear", "bicubic"):
+    _upsampling(f"_upsample_{_name}2d_aa", 2, _smoothed(_name), aligns=True)
 for _spatial in (1, 2, 3):
     for _name in (f"upsample_nearest{_spatial}d", f"_upsample_nearest_exact{_spatial}d"):
         _kind = getattr(aten, _name.replace(f"{_spatial}d", "1d")).default

@@ -68,6 +68,23 @@ def _median_of_all(x: Tensor) -> Tensor:
     return _median(x.reshape(-1), 0)[0]
 
 
+@decomposition(aten.nanmedian.dim)
+def _nanmedian(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """The lower of the two in the middle of those that are not NaN, which come last."""
+    if x.ndim == 0 or not x.is_floating_point():
+        return _median(x, dim, keepdim)
+    values, places = _sort(x, dim)
+    counted = x.isnan().logical_not().to(torch.int64).sum(dim, keepdim=True)
+    middle = ((counted - 1) // 2).clamp(min=0)
+    value, place = (v.gather(dim, middle) for v in (values, places))
+    return (value, place) if keepdim else (value.squeeze(dim), place.squeeze(dim))
+
+
+@decomposition(aten.nanmedian.default)
+def _nanmedian_of_all(x: Tensor) -> Tensor:
+    return _nanmedian(x.reshape(-1), 0)[0]
+
+
 def _ranks(x: Tensor, dim: int, descending: bool) -> tuple[Tensor, Tensor]:
     """Where each element goes, and where it is; equal ones stay in order, NaN is the largest."""
     n = x.shape[dim]

@@ -51,35 +51,34 @@ function (k::TakeBroadcast)()
 end
 
 """
-`out[indices[i]] = values[i]`, or `+=` if `add`.
+`out[indices[i]] = join(out[indices[i]], values[i])`, one after the other.
 
 Each element of the result looks through all indices for its own: more work than a loop has,
 but in a loop's order, so that sums are the same each time and the last of several values stays.
 """
-struct PutBroadcast{O, I, V} <: Function
+struct PutBroadcast{F, O, I, V} <: Function
+    join::F
     out::O
     indices::I
     values::V
-    add::Bool
 end
 
-PutBroadcast(buffers, out::Window, indices::Window, values::Window, add) =
-    PutBroadcast(run_of(buffers, out), run_of(buffers, indices), run_of(buffers, values), add)
+PutBroadcast(join, buffers, out::Window, indices::Window, values::Window) =
+    PutBroadcast(join, run_of(buffers, out), run_of(buffers, indices), run_of(buffers, values))
 
-@inline function settled(old, place, available, indices, values, add)
+@inline function settled(join, old, place, available, indices, values)
     for i in eachindex(indices)
         index = load(indices, i)
         check_index(index, available)
         index == place || continue
-        value = load(values, i)
-        old = add ? old + value : value
+        old = join(old, load(values, i))
     end
     return old
 end
 
 function (k::PutBroadcast)()
     n = length(k.out)
-    broadcast!(settled, k.out, k.out, 0:(n - 1), n, Ref(k.indices), Ref(k.values), k.add)
+    broadcast!(settled, k.out, Ref(k.join), k.out, 0:(n - 1), n, Ref(k.indices), Ref(k.values))
     return nothing
 end
 

@@ -68,3 +68,37 @@ function (k::FactorisationBroadcast)()
     )
     return nothing
 end
+
+"""
+    MatrixExponentialBroadcast(buffers, out, a)
+
+The exponential of each of [`Squares`](@ref) by one element of a broadcast.
+"""
+struct MatrixExponentialBroadcast{X, A, W, D} <: Function
+    squares::Squares
+    out::X
+    a::A
+    work::W
+    done::D
+end
+
+function MatrixExponentialBroadcast(buffers, out::Window, a::Window)
+    squares = Squares(out, a)
+    memory = buffers[out.buffer]
+    work = similar(memory, EXPONENTIAL_WORK * squares.n^2 * squares.batch)
+    done = similar(memory, Bool, squares.batch)
+    return MatrixExponentialBroadcast(squares, memory, buffers[a.buffer], work, done)
+end
+
+@inline function exponentiated(out, a, work, squares, i)
+    exponentiate!(out, a, work, squares, i, i)
+    return true
+end
+
+function (k::MatrixExponentialBroadcast)()
+    (; squares) = k
+    broadcast!(
+        exponentiated, k.done, Ref(k.out), Ref(k.a), Ref(k.work), Ref(squares), 0:(squares.batch - 1)
+    )
+    return nothing
+end

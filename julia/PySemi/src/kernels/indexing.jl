@@ -60,28 +60,28 @@ function (k::Take)()
     return nothing
 end
 
-"`out[indices[i]] = values[i]`, or `+=` if `add`."
-struct Put{T} <: Function
+"`out[indices[i]] = join(out[indices[i]], values[i])`, one after the other."
+struct Put{F, T} <: Function
+    join::F
     out::Ptr{T}
     available::Int
     indices::Ptr{Int}
     values::Ptr{T}
     count::Int
-    add::Bool
 end
 
-Put(buffers, out::Window, indices::Window, values::Window, add) = Put(
-    address(buffers, out), length(out), address(buffers, indices), address(buffers, values),
-    length(values), add
+Put(join, buffers, out::Window, indices::Window, values::Window) = Put(
+    join, address(buffers, out), length(out), address(buffers, indices), address(buffers, values),
+    length(values)
 )
 
-function (k::Put{T})() where {T}
+function (k::Put)()
     for i in 1:(k.count)
         index = unsafe_load(k.indices, i)
         check_index(index, k.available)
         value = unsafe_load(k.values, i)
         old = unsafe_load(k.out, index + 1)
-        unsafe_store!(k.out, k.add ? old + value : value, index + 1)
+        unsafe_store!(k.out, k.join(old, value), index + 1)
     end
     return nothing
 end

@@ -1,4 +1,4 @@
-# Small dense matrices: systems solved by elimination with partial pivoting, and factors.
+# Small dense matrices: systems solved by elimination with partial pivoting, factors, exponentials.
 
 """
     Systems(buffers, out, a, b, transposed; factor_step)
@@ -83,6 +83,11 @@ function solve_system!(x_memory, a_memory, b_memory, factor_memory, systems, i)
             cell!(x, cell(b, row, j), row, j)
         end
     end
+    return eliminate!(x, factors, n, k)
+end
+
+"Put the solution in the place of the right-hand sides `x` (n, k); `factors` held the matrix."
+function eliminate!(x, factors, n, k)
     for column in 0:(n - 1)
         pivot = column
         for row in (column + 1):(n - 1)
@@ -227,4 +232,170 @@ end
         cell!(g, cell(g, row, j) - factor * cell(g, other, j), row, j)
     end
     return nothing
+end
+
+"""
+    MatrixExponential(buffers, out, a)
+
+The exponential of each of [`Squares`](@ref) in memory that has an address.
+"""
+struct MatrixExponential{T} <: Function
+    squares::Squares
+    out::Ptr{T}
+    a::Ptr{T}
+    work::Vector{T}
+end
+
+function MatrixExponential(buffers, out::Window, a::Window)
+    squares = Squares(out, a)
+    start(w) = pointer(buffers[w.buffer])
+    work = zeros(eltype(buffers[out.buffer]), EXPONENTIAL_WORK * squares.n^2)
+    return MatrixExponential(squares, start(out), start(a), work)
+end
+
+function (k::MatrixExponential)()
+    for i in 0:(k.squares.batch - 1)
+        exponentiate!(k.out, k.a, k.work, k.squares, 0, i)
+    end
+    return nothing
+end
+
+"Matrices of work space that one exponential takes."
+const EXPONENTIAL_WORK = 5
+
+# Numerators of the Padé approximants [m/m] of exp, and the norms up to which those of degree 3,
+# 5, 7 and, in double precision, 13 are exact to rounding (Higham 2005, "The scaling and squaring
+# method for the matrix exponential revisited").
+const PADE_3 = (120.0, 60.0, 12.0, 1.0)
+const PADE_5 = (30240.0, 15120.0, 3360.0, 420.0, 30.0, 1.0)
+const PADE_7 = (17297280.0, 8648640.0, 1995840.0, 277200.0, 25200.0, 1512.0, 56.0, 1.0)
+const PADE_13 = (
+    64764752532480000.0, 32382376266240000.0, 7771770303897600.0, 1187353796428800.0,
+    129060195264000.0, 10559470521600.0, 670442572800.0, 33522128640.0, 1323241920.0,
+    40840800.0, 960960.0, 16380.0, 182.0, 1.0,
+)
+pade_limits(::Type{Float32}) = (0.4258730f0, 1.880153f0, 3.925725f0)
+pade_limits(::Type{Float64}) = (0.01495585217958292, 0.2539398330063230, 0.9504178996162932, 5.371920351148152)
+
+"""
+    exponentiate!(out, a, work, squares, part, i)
+
+The exponential of the `i`th matrix by scaling and squaring, in the `part`th piece of `work`.
+"""
+function exponentiate!(out_memory, a_memory, work_memory, squares, part, i)
+    n = squares.n
+    out, a = Grid(out_memory, squares.out, i), Grid(a_memory, squares.a, i)
+    A, A2, A4, A6, U = ntuple(Val(EXPONENTIAL_WORK)) do j
+        Grid(work_memory, (EXPONENTIAL_WORK * part + j - 1) * n^2, n, 1)
+    end
+    norm = largest_row_sum(a, n)
+    isfinite(norm) || return fill_with!(out, oftype(norm, NaN), n)
+    limits = pade_limits(typeof(norm))
+    squarings, scale = 0, one(norm)
+    while norm * scale > last(limits)
+        squarings += 1
+        scale /= 2
+    end
+    for row in 0:(n - 1), j in 0:(n - 1)
+        cell!(A, cell(a, row, j) * scale, row, j)
+    end
+    multiply!(A2, A, A, n)
+    norm *= scale
+    norm > limits[1] && multiply!(A4, A2, A2, n)
+    norm > limits[2] && multiply!(A6, A4, A2, n)
+    if norm <= limits[1]
+        pade!(out, U, A, (A2,), PADE_3, n)
+    elseif norm <= limits[2]
+        pade!(out, U, A, (A2, A4), PADE_5, n)
+    elseif norm <= limits[3]
+        pade!(out, U, A, (A2, A4, A6), PADE_7, n)
+    else
+        pade_13!(out, U, A, (A2, A4, A6), n)
+    end
+    # exp ≈ (V - U)⁻¹ (V + U)
+    for row in 0:(n - 1), j in 0:(n - 1)
+        even, odd = cell(out, row, j), cell(U, row, j)
+        cell!(A, even - odd, row, j)
+        cell!(out, even + odd, row, j)
+    end
+    eliminate!(out, A, n, n)
+    for _ in 1:squarings
+        multiply!(U, out, out, n)
+        for row in 0:(n - 1), j in 0:(n - 1)
+            cell!(out, cell(U, row, j), row, j)
+        end
+    end
+    return nothing
+end
+
+"`V`, the approximant's even powers of `A`, and `U`, the odd ones; `powers` are A², A⁴, ..."
+function pade!(V, U, A, powers, b, n)
+    combine!(V, powers, odd_ones(b), n)
+    multiply!(U, A, V, n)
+    combine!(V, powers, even_ones(b), n)
+    return nothing
+end
+
+"As [`pade!`](@ref), of degree 13 with powers up to A⁶; `A` is lost."
+function pade_13!(V, U, A, powers, n)
+    odd, even = odd_ones(PADE_13), even_ones(PADE_13)
+    A6 = last(powers)
+    combine!(U, powers, upper(odd), n)
+    multiply!(V, A6, U, n)
+    combine!(V, powers, lower(odd), n; onto = true)
+    multiply!(U, A, V, n)
+    combine!(A, powers, upper(even), n)
+    multiply!(V, A6, A, n)
+    combine!(V, powers, lower(even), n; onto = true)
+    return nothing
+end
+
+# Coefficients of 1, A², A⁴, A⁶, and those of A⁸, A¹⁰, A¹², divided by A⁶.
+lower(b::NTuple{7}) = (b[1], b[2], b[3], b[4])
+upper(b::NTuple{7}) = (0.0, b[5], b[6], b[7])
+even_ones(b) = ntuple(j -> b[2j - 1], Val(length(b) ÷ 2))
+odd_ones(b) = ntuple(j -> b[2j], Val(length(b) ÷ 2))
+
+"`b₁ I + b₂ A² + b₃ A⁴ + ...`, added to what is there already if `onto`."
+@inline function combine!(to, powers, b, n; onto = false)
+    for row in 0:(n - 1), j in 0:(n - 1)
+        value = oftype(cell(to, row, j), row == j ? first(b) : 0)
+        onto && (value += cell(to, row, j))
+        for (power, factor) in zip(powers, Base.tail(b))
+            value = muladd(oftype(value, factor), cell(power, row, j), value)
+        end
+        cell!(to, value, row, j)
+    end
+    return nothing
+end
+
+"`C = A B` of matrices (n, n), row by row so that the inner loop runs over neighbours."
+@inline function multiply!(C, A, B, n)
+    fill_with!(C, zero(cell(C, 0, 0)), n)
+    for row in 0:(n - 1), l in 0:(n - 1)
+        factor = cell(A, row, l)
+        @simd ivdep for j in 0:(n - 1)
+            cell!(C, muladd(factor, cell(B, l, j), cell(C, row, j)), row, j)
+        end
+    end
+    return nothing
+end
+
+function fill_with!(g, value, n)
+    for row in 0:(n - 1), j in 0:(n - 1)
+        cell!(g, value, row, j)
+    end
+    return nothing
+end
+
+function largest_row_sum(g, n)
+    largest = zero(cell(g, 0, 0))
+    for row in 0:(n - 1)
+        total = zero(largest)
+        for j in 0:(n - 1)
+            total += abs(cell(g, row, j))
+        end
+        largest = Scalars.maximum(largest, total)
+    end
+    return largest
 end
