@@ -295,7 +295,7 @@ def _warn_of_inaccurate(adjoint: Adjoint, algorithm: str) -> None:
     ):
         what = "a norm that leaves the parameters out"
     elif adjoint.name == "quadrature" and not algorithm.startswith(STIFF_INTERPOLANTS):
-        # KenCarp4's were off by a factor of 2,000 on a stiff van der Pol network (docs/choosing.md).
+        # KenCarp4's were off by a factor of 2,000 on a van der Pol network (docs/choosing.md).
         what, remedy = "a backward solve read between its steps", "adjoint_method='Rodas5P'"
     else:
         return
