@@ -213,6 +213,13 @@ WRITTEN: dict[str, Callable[..., Tensor]] = {
     "triangular": lambda layer, t, y: torch.linalg.solve_triangular(
         _spread(y), layer(y).expand(2, 3, 2), upper=False
     ).sum(0),
+    "sums-of-nothing": lambda layer, t, y: (
+        layer(y)
+        + y[:, :0] @ y[:, :0].mT @ y
+        + (y[:0].mT @ y[:0]).sum(0)
+        + (y[:, :0] @ y[0, :0])[:, None]
+        + torch.dot(y[0, :0], y[1, :0])
+    ),
     "exponential": lambda layer, t, y: layer(y) @ torch.linalg.matrix_exp(y.mT @ y.cos() * t),
     "factored": lambda layer, t, y: torch.linalg.qr(_spread(y))[1].sum(0)[:, :2] * layer(y),
     "running": lambda layer, t, y: layer(y).cummax(0).values + y.logcumsumexp(0),

@@ -27,7 +27,13 @@ def _product(builder: Builder, meta: Any, a: Operand, b: Operand) -> View:
     if first.shape[-1] == 1:  # an outer product is pointwise, and fuses as such
         result = builder.pointwise("$1 * $2", first, second, dtype=meta.dtype)
         return builder.array(result)
-    return builder.node("matmul", meta.shape, meta.dtype, (first, second))
+    return _matmul(builder, meta.shape, meta.dtype, first, second)
+
+
+def _matmul(builder: Builder, shape: Sequence[int], dtype: torch.dtype, a: View, b: View) -> View:
+    if 0 in (a.shape[-1], *shape):  # sums of nothing, which BLAS has no layout for
+        return builder.array(Literal(0.0, dtype, tuple(shape)))
+    return builder.node("matmul", shape, dtype, (a, b))
 
 
 def _for_blas(builder: Builder, x: Operand) -> View:
@@ -70,7 +76,7 @@ def _mv(builder: Builder, meta: Any, a: Operand, x: Operand) -> Operand:
 
 
 def _column_product(builder: Builder, meta: Any, a: View, column: View) -> View:
-    return builder.node("matmul", (a.shape[0], 1), meta.dtype, (a, column))
+    return _matmul(builder, (a.shape[0], 1), meta.dtype, a, column)
 
 
 @operator(aten.dot.default, aten.vdot.default)
