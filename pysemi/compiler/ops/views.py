@@ -5,13 +5,15 @@ Torch itself works out the geometry, on tensors without data.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pysemi.compiler.builder import Builder
 from pysemi.compiler.graph import Literal, Operand, View
-from pysemi.compiler.ops.registry import aten, operator, register
+from pysemi.compiler.ops.registry import aten, decomposition, operator, register
 
 __all__: list[str] = []
 
@@ -81,6 +83,12 @@ for _overload in VIEWS:
 def _same(_builder: Builder, _meta: Any, x: Operand, *_strides: Any, **_layout: Any) -> Operand:
     # Values never change in a functional graph, so a copy is the thing itself.
     return x
+
+
+@decomposition(aten.view_copy.default)
+def _view_copy(x: Tensor, size: Sequence[int]) -> Tensor:
+    # Torch's own asks for a view, also where only a copy will do.
+    return x.reshape(tuple(size))
 
 
 @operator(torch.ops.prims.broadcast_in_dim.default)
