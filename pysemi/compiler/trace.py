@@ -13,14 +13,14 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.fx import traceback as fx_traceback
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
 from pysemi.compiler.covariances import Covariances
 from pysemi.compiler.ops import DECOMPOSITIONS, OPERATORS
+from pysemi.compiler.places import Places, place_of
 from pysemi.compiler.untranslatable import Untranslatable
 from pysemi.errors import PysemiError
 
@@ -102,7 +102,7 @@ def _trace(function: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Traced:
     # Fresh copies: a field that changes its argument in place must not change the user's.
     inputs = tuple(x.detach().clone() for x in inputs)
     try:
-        with _module_paths(), _rewriting(), _ValuesUnseen(), fx_traceback.preserve_node_meta():
+        with Places(), _rewriting(), _ValuesUnseen(), fx_traceback.preserve_node_meta():
             traced = make_fx(function, _decompositions(), tracing_mode="real")(*inputs)
             _refuse_unrepeatable(traced)
             if any(map(_mutates, traced.graph.nodes)):
@@ -223,16 +223,18 @@ def _mutates(node: fx.Node) -> bool:
 
 def _refuse_unrepeatable(traced: fx.GraphModule) -> None:
     """Refuse what would be another graph, or other numbers, the next time."""
-    refused: dict[str, None] = {}
+    refused: dict[str, str] = {}  # with the place of the first
     for node in traced.graph.nodes:
         tags = getattr(node.target, "tags", ())
         if torch.Tag.nondeterministic_seeded in tags:
-            refused[f"{node.target}, which draws random numbers"] = None
+            refused.setdefault(f"{node.target}, which draws random numbers", str(place_of(node)))
         # Integer indices have results of a known shape; masks are refused by name.
         elif torch.Tag.dynamic_output_shape in tags and node.target not in OPERATORS:
-            refused[f"{node.target}, whose result has no fixed shape"] = None
+            refused.setdefault(
+                f"{node.target}, whose result has no fixed shape", str(place_of(node))
+            )
     if refused:
-        raise Untranslatable("; ".join(refused))
+        raise Untranslatable("; ".join(what + where for what, where in refused.items()))
 
 
 def _reason(error: Exception) -> str:
@@ -256,29 +258,6 @@ def _user_line(error: BaseException) -> str:
         return ""
     last = frames[-1]
     return f" ({last.filename}:{last.lineno}: {last.line})"
-
-
-@contextmanager
-def _module_paths() -> Iterator[None]:
-    """Mark each recorded operator with the module whose forward is running."""
-    stack: list[tuple[str, str]] = []
-
-    def enter(module: nn.Module, _inputs: Any) -> None:
-        stack.append((f"{type(module).__name__}", type(module).__qualname__))
-        fx_traceback.current_meta["nn_module_stack"] = {str(len(stack)): stack[-1]}
-
-    def leave(_module: nn.Module, _inputs: Any, _output: Any) -> None:
-        stack.pop()
-        here = {str(len(stack)): stack[-1]} if stack else {}
-        fx_traceback.current_meta["nn_module_stack"] = here
-
-    handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        fx_traceback.current_meta.pop("nn_module_stack", None)
 
 
 class _ScalarIndexing(TorchFunctionMode):

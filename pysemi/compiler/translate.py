@@ -14,6 +14,7 @@ from pysemi.compiler.builder import Builder
 from pysemi.compiler.graph import Graph, Literal, View
 from pysemi.compiler.ops import OPERATORS
 from pysemi.compiler.ops.indexing import constant_value
+from pysemi.compiler.places import place_of
 from pysemi.compiler.scalar import JULIA_TYPES
 from pysemi.compiler.untranslatable import Untranslatable
 
@@ -45,10 +46,10 @@ def translate(
     """
     builder = Builder()
     values: dict[fx.Node, Any] = {}
-    refused: dict[str, None] = {}  # in order, each once
+    refused: dict[str, str] = {}  # in order, each once, with the place of the first
     names = iter(inputs)
     for node in traced.graph.nodes:
-        builder.origin = _origin(node)
+        builder.origin = place_of(node).module
         if node.op == "placeholder":
             values[node] = _input(builder, next(names), node.meta["val"])
         elif node.op == "get_attr":
@@ -62,14 +63,14 @@ def translate(
             try:
                 values[node] = _call(builder, node, values)
             except Untranslatable as reason:
-                refused.setdefault(reason.what)
+                refused.setdefault(reason.what, str(place_of(node)))
                 values[node] = _UNKNOWN
         elif node.op == "output" and not refused:
             for name, result in zip(outputs, node.args[0], strict=True):
                 if result is not None:
                     builder.output(name, values[result])
     if refused:
-        raise Untranslatable("; ".join(refused))
+        raise Untranslatable("; ".join(what + where for what, where in refused.items()))
     return builder.graph
 
 
@@ -104,7 +105,7 @@ def _call(builder: Builder, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any
     if any(x is _UNKNOWN for x in tree_flatten((args, kwargs))[0]):
         if node.target in OPERATORS or node.target is python_operator.getitem:
             return _UNKNOWN
-        raise Untranslatable(_named(node))
+        raise Untranslatable(str(node.target))
     if node.target is python_operator.getitem:
         return args[0][args[1]]
     entry = OPERATORS.get(node.target)
@@ -112,7 +113,7 @@ def _call(builder: Builder, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any
     if folded is not None:
         return folded
     if entry is None:
-        raise Untranslatable(_named(node))
+        raise Untranslatable(str(node.target))
     _check_types(node)
     result = entry(builder, node.meta.get("val"), *args, **kwargs)
     _check_shapes(node, result)
@@ -139,14 +140,3 @@ def _on_cpu(kwargs: Mapping[str, Any]) -> dict[str, Any]:
 def _as_tensor(x: Any) -> Any:
     # As torch had it when it was traced; views of it may follow.
     return constant_value(x).contiguous() if isinstance(x, (View, Literal)) else x
-
-
-def _origin(node: fx.Node) -> str:
-    stack = node.meta.get("nn_module_stack")
-    return list(stack.values())[-1][0] if stack else ""
-
-
-def _named(node: fx.Node) -> str:
-    trace = node.meta.get("stack_trace")
-    where = f" ({trace.strip().splitlines()[-1].strip()})" if trace else ""
-    return f"{node.target}{where}"

@@ -11,6 +11,7 @@ from torch import nn
 import pysemi
 from pysemi.compiler.ops import DECOMPOSITIONS, OPERATORS, catalogue, decomposition, operator
 from pysemi.compiler.ops.registry import aten
+from pysemi.compiler.places import place_of
 from pysemi.compiler.trace import trace_joint
 from tests.compiler.models import build
 
@@ -77,6 +78,41 @@ def test_explanation_names_the_line_and_the_attribute():
 
     assert "if y.sum() > 0" in pysemi.explain(Looks(), torch.ones(2)).reason
     assert "calls" in pysemi.explain(Counts(), torch.ones(2)).reason
+
+
+class Noisy(nn.Module):
+    def forward(self, t, y):
+        return y + torch.randn_like(y)
+
+
+class Nested(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Linear(3, 3), Noisy()])
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, t, y):
+        return self.drop(y) + self.blocks[1](t, self.blocks[0](y))
+
+
+def test_explanation_names_the_module_and_the_line_of_an_operator():
+    reason = pysemi.explain(Nested(), torch.ones(3, 3)).reason
+    assert "draws random numbers, in Nested.drop" in reason
+    assert "return self.drop(y) + self.blocks[1]" in reason
+    assert "aten.randn_like.default, which draws random numbers, in Nested.blocks.1" in reason
+    assert f"{__file__}:" in reason
+    assert "return y + torch.randn_like(y))" in reason
+    reason = pysemi.explain(lambda t, y: Unusual()(t, y), torch.ones(3, 3)).reason
+    assert "aten._linalg_svd.default, in Unusual" in reason
+    assert "first = torch.linalg.svdvals(y)" in reason
+
+
+def test_what_only_the_gradient_needs_has_no_line_of_the_field():
+    y = torch.ones(2)
+    traced = trace_joint(lambda t, y: torch.sin(y), torch.zeros(()), y, y, ())
+    places = {str(node.target): place_of(node) for node in traced.module.graph.nodes}
+    assert "torch.sin(y)" in places["aten.sin.default"].line
+    assert places["aten.cos.default"].line == ""  # of the derivative
 
 
 def operators_of(model):
