@@ -186,9 +186,11 @@ class _Walk:
             self.visit(value, f"{path}.{name}" if isinstance(name, str) else f"{path}[{name!r}]")
 
     def _function(self, x: types.FunctionType, path: str) -> None:
-        self.key.append(x.__code__)
         if _is_quiet(x.__module__):
+            # Many of torch's share the code of a decorator, and differ in what it encloses.
+            self.key.append(Same(x) if x.__closure__ else x.__code__)
             return
+        self.key.append(x.__code__)
         for name, cell in zip(x.__code__.co_freevars, x.__closure__ or (), strict=True):
             try:
                 value = cell.cell_contents

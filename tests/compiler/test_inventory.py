@@ -118,6 +118,20 @@ def test_closures_defaults_partials_and_methods_are_followed():
     assert key(Owner(1.0).field) != key(Owner(2.0).field)
 
 
+def test_torch_s_own_functions_are_told_apart():
+    def field(function):
+        return lambda t, y: function(y, 2.0)
+
+    # Each pair is of one decorator, and so of one code.
+    for one, other in (
+        (torch.Tensor.__rsub__, torch.Tensor.__rmod__),
+        (nn.functional.max_pool1d, nn.functional.adaptive_max_pool1d),
+    ):
+        assert one.__code__ is other.__code__
+        assert key(field(one)) != key(field(other))
+        assert key(field(one)) == key(field(one))
+
+
 def test_numpy_arrays_count_with_their_values():
     def field(array):
         return lambda t, y: y * float(array[0])
