@@ -32,49 +32,49 @@ def states(*rest, dtype=torch.float64):
     return torch.randn(B, *rest, generator=generator, dtype=dtype)
 
 
-def taken(field, y0, t, **options):
-    """The solution and its gradients with respect to y0, t and the parameters."""
-    is_tuple = isinstance(y0, tuple)
-    leaves = tuple(x.clone().requires_grad_() for x in (y0 if is_tuple else (y0,)))
+def differentiated(field, y0, t, solve):
+    """The components of ``solve(state, t)``, their gradients, and what they cost."""
+    leaves = tuple(x.clone().requires_grad_() for x in (y0 if isinstance(y0, tuple) else (y0,)))
     t = t.clone().requires_grad_()
     with pysemi.record() as solves:
-        y = pysemi.odeint_adjoint(
-            field, leaves if is_tuple else leaves[0], t, rtol=1e-9, atol=1e-9, **options
-        )
-        parts = y if is_tuple else (y,)
+        parts = solve(leaves, t)
         weights = [torch.linspace(-1, 2, x.numel(), dtype=x.dtype).view(x.shape) for x in parts]
         loss = sum((x * w).sum() for x, w in zip(parts, weights, strict=True))
         gradients = torch.autograd.grad(loss, [*leaves, t, *field.parameters()])
     return parts, gradients, solves
+
+
+def solved(field, state, t, **options):
+    """Components of the solution, of a state given by its components."""
+    given = state if len(state) > 1 else state[0]
+    y = pysemi.odeint_adjoint(field, given, t, rtol=1e-9, atol=1e-9, **options)
+    return y if len(state) > 1 else (y,)
+
+
+def together(field, y0, t, **options):
+    return differentiated(
+        field, y0, t, lambda state, t: solved(field, state, t, batch="independent", **options)
+    )
 
 
 def one_by_one(field, y0, t, **options):
-    """The same by a solve for each."""
-    is_tuple = isinstance(y0, tuple)
-    leaves = tuple(x.clone().requires_grad_() for x in (y0 if is_tuple else (y0,)))
-    t = t.clone().requires_grad_()
-    each = []
-    with pysemi.record() as solves:
-        for number in range(B):
-            state = tuple(x[number : number + 1] for x in leaves)
-            y = pysemi.odeint_adjoint(
+    def solve(state, t):
+        each = [
+            solved(
                 field,
-                state if is_tuple else state[0],
+                tuple(x[number : number + 1] for x in state),
                 t if t.ndim == 1 else t[number],
-                rtol=1e-9,
-                atol=1e-9,
                 **options,
             )
-            each.append(y if is_tuple else (y,))
-        parts = [torch.cat(part, dim=1) for part in zip(*each, strict=True)]
-        weights = [torch.linspace(-1, 2, x.numel(), dtype=x.dtype).view(x.shape) for x in parts]
-        loss = sum((x * w).sum() for x, w in zip(parts, weights, strict=True))
-        gradients = torch.autograd.grad(loss, [*leaves, t, *field.parameters()])
-    return parts, gradients, solves
+            for number in range(B)
+        ]
+        return [torch.cat(part, dim=1) for part in zip(*each, strict=True)]
+
+    return differentiated(field, y0, t, solve)
 
 
 def assert_as_if_alone(field, y0, t, **options):
-    ours = taken(field, y0, t, batch="independent", **options)
+    ours = together(field, y0, t, **options)
     theirs = one_by_one(field, y0, t, **options)
     for a, b in zip((*ours[0], *ours[1]), (*theirs[0], *theirs[1]), strict=True):
         assert a.shape == b.shape
@@ -154,7 +154,7 @@ def test_two_threads_give_the_same_gradients_each_time():
     field, y0 = Spiral(), states(2)
     first = assert_as_if_alone(field, y0, OWN_TIMES, backend="julia")
     for _ in range(20):
-        again = taken(field, y0, OWN_TIMES, batch="independent", backend="julia")
+        again = together(field, y0, OWN_TIMES, backend="julia")
         for a, b in zip((*first[0], *first[1]), (*again[0], *again[1]), strict=True):
             assert torch.equal(a, b)
     with torch.no_grad():  # every thread's copy of the field is told of new weights
