@@ -52,19 +52,21 @@ def test_the_adjoint_gives_every_parameter_the_gradient_of_torchcde(activation):
             return self.g(z)
 
     control = torchcde.LinearInterpolation(x, ours.times)
+    # Where a step crosses a kink of ReLU, backprop through it is only first-order right: 5e-3 off
+    # at this tolerance, 2e-4 at 1e-12. Its own adjoint is not.
+    by_adjoint = activation == "relu"
     z = torchcde.cdeint(
         X=control,
         func=Vector(),
         z0=ours.initial(control.evaluate(0.0)),
         t=ours.times[[0, -1]],
-        adjoint=False,
+        adjoint=by_adjoint,
         rtol=1e-9,
         atol=1e-11,
         options={"jump_t": control.grid_points},
     )
     ours.readout(z[:, -1]).pow(2).sum().backward()
-    # Where a step crosses a kink of ReLU, backprop through it is only first-order right.
-    close = 5e-3 if activation == "relu" else 1e-7
+    close = 1e-5 if by_adjoint else 1e-7
     for name, parameter in ours.named_parameters():
         assert (found[name] - parameter.grad).norm() <= close * parameter.grad.norm(), name
 
