@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import linecache
 import sys
+import threading
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -57,6 +58,8 @@ class Places(TorchFunctionMode):
         self._modules: list[tuple[nn.Module, str]] = []
         self._line = ""
         self._hooks = ExitStack()
+        # Torch calls hooks for the modules of every thread.
+        self._thread = threading.get_ident()
 
     def __enter__(self) -> Any:
         self._hooks.enter_context(register_module_forward_pre_hook(self._enter))
@@ -79,6 +82,8 @@ class Places(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
     def _enter(self, module: nn.Module, _inputs: Any) -> None:
+        if threading.get_ident() != self._thread:
+            return
         name = type(module).__name__
         if self._modules:
             outer, path = self._modules[-1]
@@ -88,8 +93,9 @@ class Places(TorchFunctionMode):
         self._mark()
 
     def _leave(self, _module: nn.Module, _inputs: Any, _output: Any) -> None:
-        self._modules.pop()
-        self._mark()
+        if threading.get_ident() == self._thread:
+            self._modules.pop()
+            self._mark()
 
     def _mark(self) -> None:
         if self._modules:
@@ -102,15 +108,12 @@ class Places(TorchFunctionMode):
 
 def _users_line() -> str | None:
     """The innermost line of the vector field that is running, if one is; for a mode to call."""
-    frame = sys._getframe(1)
+    frame = sys._getframe(1)  # __torch_function__
     while frame.f_back is not None:
         name = str(frame.f_globals.get("__name__", ""))
         if name.startswith("pysemi.compiler."):
-            # Modes stand between torch and whoever called it; what else is here called the field.
-            if (
-                frame.f_code.co_name != "__torch_function__"
-                and frame.f_code.co_name != "_users_line"
-            ):
+            # Modes stand between torch and its caller; all else here stands before the field.
+            if frame.f_code.co_name != "__torch_function__":
                 return None
         elif name.partition(".")[0] not in ("torch", "contextlib", "functools"):
             file, number = frame.f_code.co_filename, frame.f_lineno

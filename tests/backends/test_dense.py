@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import gc
 
-import numpy as np
 import pytest
 import torch
 
 import pysemi
-from pysemi.errors import ArgumentError, NonFiniteStateError
+from pysemi.errors import ArgumentError, SolveError
 from tests.vector_fields import Decay, Flow, Spiral, times
 
 BACKENDS = pytest.mark.parametrize(
@@ -180,7 +179,7 @@ def test_statistics_of_the_solve_and_of_the_passes_back():
     assert len(solves.forward) == 1
     assert [stats.adjoint for stats in solves.backward] == ["discrete", "discrete"]
     # Steps after the last time take no part, so they are not passed.
-    assert np.all(solves.backward[0].nvjp < solves.backward[1].nvjp)
+    assert 0 < solves.backward[0].nvjp < solves.backward[1].nvjp
 
 
 @BACKENDS
@@ -214,5 +213,5 @@ def test_torch_has_one_method_and_one_direction():
 
 @BACKENDS
 def test_a_solve_that_fails_says_so(backend):
-    with pytest.raises((NonFiniteStateError, pysemi.errors.SolveError), match="forward solve"):
+    with pytest.raises(SolveError, match="forward solve"):
         dense(lambda t, y: y**2, 3 * torch.ones(1, dtype=torch.float64), backend=backend)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ import pysemi
 from pysemi.compiler.ops import DECOMPOSITIONS, OPERATORS, catalogue, decomposition, operator
 from pysemi.compiler.ops.registry import aten
 from pysemi.compiler.places import place_of
-from pysemi.compiler.trace import trace_joint
+from pysemi.compiler.trace import trace_field, trace_joint
 from tests.compiler.models import build
 
 PAGE = Path(__file__).parents[2] / "docs" / "operators.md"
@@ -105,6 +107,31 @@ def test_explanation_names_the_module_and_the_line_of_an_operator():
     reason = pysemi.explain(lambda t, y: Unusual()(t, y), torch.ones(3, 3)).reason
     assert "aten._linalg_svd.default, in Unusual" in reason
     assert "first = torch.linalg.svdvals(y)" in reason
+
+
+def test_a_module_that_another_thread_runs_is_no_affair_of_a_trace():
+    begun, recorded = threading.Event(), threading.Event()
+
+    class Elsewhere(nn.Module):
+        def forward(self, x):
+            begun.set()
+            assert recorded.wait(20)
+            return x
+
+    with ThreadPoolExecutor(1) as pool:
+
+        def field(t, y):
+            other = pool.submit(Elsewhere(), torch.ones(1))
+            assert begun.wait(20)
+            dy = torch.sin(y)
+            recorded.set()
+            other.result(20)
+            return dy
+
+        traced = trace_field(field, torch.zeros(()), torch.ones(2))
+    places = {str(node.target): place_of(node) for node in traced.module.graph.nodes}
+    assert places["aten.sin.default"].path == ""
+    assert "dy = torch.sin(y)" in places["aten.sin.default"].line
 
 
 def test_what_only_the_gradient_needs_has_no_line_of_the_field():
