@@ -62,7 +62,7 @@ def compare(
         typer.Argument(
             metavar="NAME",
             help="spiral, cde, cde-linear, hamiltonian, cnf, van-der-pol, convolution, "
-            "attention, graph, or all.",
+            "attention, graph, robertson (stiff), or all.",
         ),
     ],
     as_json: Annotated[
@@ -70,12 +70,20 @@ def compare(
     ] = False,
     norm: Annotated[Norm, typer.Option(help="Norm of the backward solve.")] = Norm.default,
     adjoint: Annotated[
-        Adjoint, typer.Option(help="On Julia; torch has backsolve alone.")
-    ] = Adjoint.backsolve,
+        Adjoint | None,
+        typer.Option(
+            help="On Julia; torch has backsolve alone.",
+            show_default="backsolve, or quadrature for a stiff model",
+        ),
+    ] = None,
     dtype: Annotated[Precision, typer.Option(help="Of states and weights.")] = Precision.float64,
     method: Annotated[
-        str, typer.Option(help="A solver; dopri5 on torch where torchdiffeq has not got it.")
-    ] = "dopri5",
+        str | None,
+        typer.Option(
+            help="A solver; dopri5 on torch where torchdiffeq has not got it.",
+            show_default="dopri5, or Rodas5P for a stiff model",
+        ),
+    ] = None,
     bridge: Annotated[
         Bridge, typer.Option(help="How Julia evaluates the vector field.")
     ] = Bridge.auto,
@@ -107,18 +115,22 @@ def compare(
         rtol=rtol,
         method=method,
         norm=norm.value,
-        adjoint=adjoint.value,
+        adjoint=None if adjoint is None else adjoint.value,
         bridge=bridge.value,
         controller=controller.value,
     )
     torch.set_num_threads(threads)
     found = []
-    for model in comparison.MODELS if name == "all" else [name]:
+    everything = [*comparison.MODELS, *comparison.STIFF_MODELS]
+    for model in everything if name == "all" else [name]:
         found.append(comparison.compare(model, setting))
         if as_json:
             typer.echo(json.dumps(found[-1].as_dict(), allow_nan=False))
     if not as_json:
-        _show(found)
+        # A stiff model is solved in other ways, which the heading tells.
+        for group in ([each for each in found if each.stiff is stiff] for stiff in (False, True)):
+            if group:
+                _show(group)
     if not all(each.agree for each in found):
         raise typer.Exit(1)
 
@@ -180,10 +192,10 @@ def _heading(found: Comparison) -> str:
     dtype = str(setting.dtype).removeprefix("torch.")
     lines = [
         f"{dtype}, rtol = atol = {setting.tolerance:.0e}, backward norm: {setting.norm}",
-        f"torch: {found.torch.forward.method}, backsolve",
+        f"torch: {found.torch.forward.method}, {found.torch.backward.adjoint}",
         f"Julia: {julia.forward.method}, {julia.backward.adjoint}, {setting.controller} step size "
         f"control{_of_what(found)}, {julia.forward.bridge}",
-        "reference: torch in float64 at 1e-12",
+        f"reference: {'sensitivities' if found.stiff else 'torch'} in float64 at 1e-12",
     ]
     return "\n".join(lines)
 

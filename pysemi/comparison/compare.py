@@ -9,15 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pysemi.comparison.measure import (
-    Gradient,
-    Measurement,
-    Setting,
-    Solver,
-    on_julia,
-    on_torch,
-    reference,
-)
+from pysemi.comparison.gradient import Gradient, Measurement
+from pysemi.comparison.measure import Setting, Solver, on_julia, on_torch, reference
 from pysemi.comparison.models import build
 from pysemi.stats import SolveStats
 
@@ -75,6 +68,8 @@ class Comparison:
         weights and initial state).
     torch, julia : Measurement
         Their last solves; dL/dt comes from the solve before, see :func:`compare`.
+    stiff : bool
+        Whether the model is, and torch solved it by its sensitivities.
     """
 
     name: str
@@ -82,6 +77,7 @@ class Comparison:
     reference: Gradient
     torch: Measurement
     julia: Measurement
+    stiff: bool = False
 
     @property
     def between(self) -> Differences:
@@ -161,7 +157,7 @@ def compare(
     Parameters
     ----------
     name : str
-        One of :data:`pysemi.comparison.MODELS`.
+        One of :data:`pysemi.comparison.MODELS` or :data:`pysemi.comparison.STIFF_MODELS`.
     setting : Setting, optional
     torch_solver, julia_solver : callable, optional
         What is compared.
@@ -185,6 +181,7 @@ def compare(
     """
     setting = Setting() if setting is None else setting
     case = build(name).to(setting.dtype)
+    setting = setting.of(case)
     solvers = (torch_solver, julia_solver)
     warm = [solve(case, setting, case.has_time_gradient) for solve in solvers]
     counted = [solve(case, setting, False) for solve in solvers]
@@ -192,7 +189,10 @@ def compare(
         replace(second, gradient=replace(second.gradient, t=first.gradient.t))
         for first, second in zip(warm, counted, strict=True)
     ]
-    return Comparison(name, setting, reference(name, setting.dtype), *on_both)
+    on_torch_, on_julia_ = on_both
+    return Comparison(
+        name, setting, reference(name, setting.dtype), on_torch_, on_julia_, case.stiff
+    )
 
 
 def differences(a: Gradient, b: Gradient, scale: Gradient) -> Differences:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal, TypeAlias
 
@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from pysemi.api import odeint_adjoint
+from pysemi.comparison.gradient import Gradient, Measurement
 from pysemi.comparison.models import Case, build
+from pysemi.comparison.sensitivities import by_sensitivities
 from pysemi.methods import DEFAULT_METHOD, torchdiffeq_methods
-from pysemi.stats import SolveStats, record
+from pysemi.stats import record
 
-__all__ = ["Gradient", "Measurement", "Setting", "Solver", "on_julia", "on_torch", "reference"]
+__all__ = ["Setting", "Solver", "on_julia", "on_torch", "reference"]
 
 DEFAULT_TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5}
 REFERENCE_TOLERANCE = 1e-12
@@ -32,13 +34,14 @@ class Setting:
         float32 or float64.
     rtol : float or None
         Relative and absolute tolerance; None: 1e-10 in float64, 1e-5 in float32.
-    method : str
+    method : str or None
         A name of torchdiffeq's or OrdinaryDiffEq's. Where torchdiffeq has not got it,
-        torch solves with "dopri5".
+        torch solves with "dopri5". None: "dopri5", or "Rodas5P" for a stiff model.
     norm : str
         Of the backward solve: "default", "seminorm" or "rms".
-    adjoint : str
-        Of the Julia backend; torch has "backsolve" alone.
+    adjoint : str or None
+        Of the Julia backend; torch has "backsolve" alone. None: "backsolve", or
+        "quadrature" for a stiff model.
     bridge : str
     controller : {"default", "torchdiffeq"}
         Step size control of the Julia backend; an adjoint other than "backsolve" has only
@@ -47,9 +50,9 @@ class Setting:
 
     dtype: torch.dtype = torch.float64
     rtol: float | None = None
-    method: str = DEFAULT_METHOD
+    method: str | None = None
     norm: str = "default"
-    adjoint: str = "backsolve"
+    adjoint: str | None = None
     bridge: str = "auto"
     controller: Literal["default", "torchdiffeq"] = "default"
 
@@ -63,49 +66,14 @@ class Setting:
         """What torch solves with."""
         return self.method if self.method in torchdiffeq_methods() else DEFAULT_METHOD
 
-
-@dataclass(frozen=True)
-class Gradient:
-    """A loss and its gradient, in float64.
-
-    Attributes
-    ----------
-    loss : float
-    y0 : Tensor
-        All components in one vector.
-    params : dict of str to Tensor
-        Each parameter's, flat, by name.
-    t : Tensor or None
-        Shape ``(T,)``; None if it was not asked for.
-    """
-
-    loss: float
-    y0: Tensor
-    params: dict[str, Tensor]
-    t: Tensor | None
-
-    @property
-    def theta(self) -> Tensor:
-        """All parameters' in one vector."""
-        return torch.cat(list(self.params.values()))
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What one solve of a model, forward and backward, gave and cost.
-
-    Attributes
-    ----------
-    gradient : Gradient
-    forward, backward : SolveStats
-    seconds : float
-        Wall time, with all overhead.
-    """
-
-    gradient: Gradient
-    forward: SolveStats
-    backward: SolveStats
-    seconds: float
+    def of(self, case: Case) -> Setting:
+        """With what is left open decided for a model."""
+        method, adjoint = ("Rodas5P", "quadrature") if case.stiff else (DEFAULT_METHOD, "backsolve")
+        return replace(
+            self,
+            method=method if self.method is None else self.method,
+            adjoint=adjoint if self.adjoint is None else self.adjoint,
+        )
 
 
 Solver: TypeAlias = Callable[[Case, Setting, bool], Measurement]
@@ -130,7 +98,9 @@ class _TimeHidden(nn.Module):
 
 
 def on_torch(case: Case, setting: Setting, t_gradient: bool) -> Measurement:
-    """Solve with torchdiffeq."""
+    """Solve with torchdiffeq, or a stiff model by its sensitivities."""
+    if case.stiff:
+        return by_sensitivities(case, setting.tolerance, t_gradient)
     return _solve(
         case,
         case.func if t_gradient else _TimeHidden(case.func),
@@ -152,6 +122,7 @@ def on_julia(case: Case, setting: Setting, t_gradient: bool) -> Measurement:
     BackendUnavailableError
         If there is no usable Julia.
     """
+    setting = setting.of(case)
     forward = dict(case.options)
     backward = {**case.options, "norm": setting.norm}
     if setting.controller != "default":
@@ -163,7 +134,8 @@ def on_julia(case: Case, setting: Setting, t_gradient: bool) -> Measurement:
         case.func,
         t_gradient,
         rtol=setting.tolerance,
-        atol=setting.tolerance,
+        atol=setting.tolerance if case.sizes is None else setting.tolerance * case.sizes,
+        adjoint_atol=setting.tolerance,
         method=setting.method,
         options=forward,
         adjoint_options=backward,
@@ -175,7 +147,7 @@ def on_julia(case: Case, setting: Setting, t_gradient: bool) -> Measurement:
 
 @cache
 def reference(name: str, dtype: torch.dtype) -> Gradient:
-    """Solve a model in float64 on torch, as exactly as that goes.
+    """Solve a model in float64 on torch, as exactly as that goes; a stiff one with SciPy.
 
     Parameters
     ----------
@@ -184,6 +156,8 @@ def reference(name: str, dtype: torch.dtype) -> Gradient:
         What weights and initial state are rounded to before.
     """
     case = build(name).to(dtype).to(torch.float64)
+    if case.stiff:
+        return by_sensitivities(case, REFERENCE_TOLERANCE, case.has_time_gradient).gradient
     solved = _solve(
         case,
         case.func,

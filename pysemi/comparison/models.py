@@ -18,7 +18,7 @@ from pysemi.errors import ArgumentError, MissingExtraError, describe
 from pysemi.models.neural_cde import ControlledField, MatrixField
 from pysemi.state import State
 
-__all__ = ["MODELS", "Case", "build", "weighted_loss"]
+__all__ = ["MODELS", "STIFF_MODELS", "Case", "build", "weighted_loss"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,11 @@ class Case:
     has_time_gradient : bool
         Whether torchdiffeq can say what dL/dt is. Where f jumps it cannot: it gets
         dL/dt_0 by integrating ∂f/∂t, which is zero on both sides of a jump.
+    stiff : bool
+        Whether it wants an implicit solver, which torchdiffeq has not got.
+    sizes : Tensor or None
+        How large the entries of a state are, which the absolute tolerance of the forward
+        solve is relative to; broadcasts with ``y0``. None: as large as 1.
     """
 
     func: nn.Module
@@ -47,6 +52,8 @@ class Case:
     loss: Callable[[State], Tensor]
     options: Mapping[str, Any] = field(default_factory=dict)
     has_time_gradient: bool = True
+    stiff: bool = False
+    sizes: Tensor | None = None
 
     def to(self, dtype: torch.dtype) -> Case:
         """A copy with module and initial state rounded to ``dtype``."""
@@ -61,7 +68,7 @@ def build(name: str) -> Case:
     Parameters
     ----------
     name : str
-        One of :data:`MODELS`.
+        One of :data:`MODELS` or :data:`STIFF_MODELS`.
 
     Raises
     ------
@@ -70,9 +77,10 @@ def build(name: str) -> Case:
     MissingExtraError
         If it needs a package that is not installed.
     """
-    if name not in MODELS:
-        raise ArgumentError("NAME", f"{describe(name)} is not one of {', '.join(MODELS)}")
-    return MODELS[name](torch.Generator().manual_seed(2021))
+    known = {**MODELS, **STIFF_MODELS}
+    if name not in known:
+        raise ArgumentError("NAME", f"{describe(name)} is not one of {', '.join(known)}")
+    return known[name](torch.Generator().manual_seed(2021))
 
 
 def weighted_loss(y: State) -> Tensor:
@@ -179,6 +187,26 @@ class VanDerPol(nn.Module):
         return torch.stack([v, self.mu * (1 - x**2) * v - x], dim=-1)
 
 
+class Robertson(nn.Module):
+    r"""Robertson's three reactions, whose rates lie nine orders of magnitude apart.
+
+    H. H. Robertson, "The solution of a set of reaction rate equations", 1966. Its parameters
+    are the rates' logarithms.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        rates = torch.tensor([0.04, 3e7, 1e4], dtype=torch.float64)
+        self.log_rates = nn.Parameter(rates.log())
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:  # noqa: ARG002
+        """Map concentrations, shape ``(..., 3)``, to their derivative."""
+        slow, fastest, fast = self.log_rates.exp().unbind()
+        a, b, c = y.unbind(dim=-1)
+        first, second, third = slow * a, fastest * b**2, fast * b * c
+        return torch.stack([third - first, first - second - third, second], dim=-1)
+
+
 class Convolutional(nn.Module):
     """Two convolutions with the time as a channel and a group norm between them."""
 
@@ -261,6 +289,16 @@ def _van_der_pol(generator: torch.Generator) -> Case:
     return Case(func, y0, torch.linspace(0.0, 1.6, 9, dtype=torch.float64), weighted_loss)
 
 
+def _robertson(generator: torch.Generator) -> Case:
+    start = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
+    spread = torch.tensor([0.1, 0.0, 0.1], dtype=torch.float64)
+    y0 = start + spread * torch.rand(2, 3, generator=generator, dtype=torch.float64)
+    # The second one stays that small, and the first one's decay hangs on it.
+    sizes = torch.tensor([1.0, 1e-4, 1.0], dtype=torch.float64)
+    t = _times(0.0, 0.4, 4.0, 40.0)
+    return Case(Robertson(), y0, t, weighted_loss, stiff=True, sizes=sizes)
+
+
 def _convolution(generator: torch.Generator) -> Case:
     func = _drawn(Convolutional(channels=2, width=4), generator, gain=0.5)
     return Case(func, _normal(generator, 2, 2, 5, 5), _times(0.0, 0.5, 1.0), weighted_loss)
@@ -340,3 +378,6 @@ MODELS: dict[str, Callable[[torch.Generator], Case]] = {
     "graph": _graph,
 }
 """The models by name, each a function of a seeded generator."""
+
+STIFF_MODELS: dict[str, Callable[[torch.Generator], Case]] = {"robertson": _robertson}
+"""Those that torchdiffeq cannot solve."""

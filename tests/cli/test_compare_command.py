@@ -14,7 +14,7 @@ import torch
 import pysemi.comparison
 from pysemi.cli import main
 from pysemi.cli.compare import Adjoint, Norm
-from pysemi.comparison import MODELS
+from pysemi.comparison import MODELS, STIFF_MODELS
 from pysemi.comparison.measure import on_torch
 from pysemi.norms import NORM_NAMES
 
@@ -76,7 +76,7 @@ def test_disagreement_is_code_1_and_says_what(wrong, capsys):
 def test_json_is_an_object_for_each_model_one_a_line(seen, capsys):
     assert main(["compare", "all", "--json", "--dtype", "float32"]) == 0
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [each["model"] for each in found] == list(MODELS)
+    assert [each["model"] for each in found] == [*MODELS, *STIFF_MODELS]
     assert all(each["agree"] and each["dtype"] == "float32" for each in found)
 
 

@@ -9,7 +9,7 @@ from itertools import product
 import pytest
 import torch
 
-from pysemi.comparison import MODELS, Setting, build, compare
+from pysemi.comparison import MODELS, STIFF_MODELS, Setting, build, compare
 from pysemi.comparison.measure import on_julia, on_torch
 
 pytestmark = [
@@ -81,6 +81,25 @@ def test_loss_and_gradients_agree(name, dtype, norm, adjoint, bridge):
     assert max(from_reference.named().values()) <= found.bound
     # No small parameter tensor hides behind a large one.
     assert max(from_reference.params.values()) <= 20 * found.bound
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "adjoint", "bridge"),
+    [
+        *product(STIFF_MODELS, DTYPES, ("quadrature",), ("compiled",)),
+        *product(STIFF_MODELS, (torch.float64,), ("quadrature",), ("callback",)),
+    ],
+    ids=identify,
+)
+def test_stiff_models_have_the_gradients_of_their_sensitivities(name, dtype, adjoint, bridge):
+    found = compared(name, Setting(dtype=dtype, adjoint=adjoint, bridge=bridge))
+    assert found.disagreements == []
+    assert found.julia.forward.method == "Rodas5P"
+    assert found.julia.backward.adjoint == adjoint
+    _, from_reference = found.from_reference
+    assert max(from_reference.named().values()) <= found.bound
+    # No explicit method would do with so few.
+    assert found.julia.forward.accepted + found.julia.backward.accepted < 1000
 
 
 @pytest.mark.parametrize(

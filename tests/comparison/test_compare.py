@@ -10,7 +10,8 @@ import torch
 
 from pysemi.comparison import MODELS, Setting, compare
 from pysemi.comparison.compare import differences
-from pysemi.comparison.measure import Gradient, on_torch
+from pysemi.comparison.gradient import Gradient
+from pysemi.comparison.measure import on_torch
 
 F64, F32 = torch.float64, torch.float32
 
