@@ -21,8 +21,10 @@ from pysemi.atomic import write_json
 from pysemi.errors import ConfigurationError, describe
 
 __all__ = [
+    "CACHE_DIR_VARIABLE",
     "CONFIG_DIR_VARIABLE",
     "JuliaConfig",
+    "cache_dir",
     "check_writable",
     "config_dir",
     "config_file",
@@ -34,6 +36,9 @@ __all__ = [
 
 #: Names the folder of the configuration file in place of the platform's own.
 CONFIG_DIR_VARIABLE = "PYSEMI_CONFIG_DIR"
+
+#: Names the folder of what can be made again in place of the platform's own.
+CACHE_DIR_VARIABLE = "PYSEMI_CACHE_DIR"
 
 _SET_CONFIG_DIR = f"set {CONFIG_DIR_VARIABLE} to a folder that can be written to"
 
@@ -99,6 +104,28 @@ def data_dir() -> Path:
     """
     remedy = "name a folder that can be written to, with --project DIR"
     return _application_dir("XDG_DATA_HOME", "~/.local/share", "LOCALAPPDATA", remedy)
+
+
+def cache_dir() -> Path:
+    r"""Return the folder for what can be made again, which need not exist.
+
+    It is ``$PYSEMI_CACHE_DIR`` if that is set, else ``$XDG_CACHE_HOME/pysemi`` or
+    ``~/.cache/pysemi`` on Linux, ``~/Library/Caches/pysemi`` on macOS, and
+    ``%LOCALAPPDATA%\\pysemi\\Cache`` on Windows.
+
+    Raises
+    ------
+    ConfigurationError
+        If this user has no home folder and no variable names another.
+    """
+    remedy = f"set {CACHE_DIR_VARIABLE} to a folder that can be written to"
+    chosen = os.environ.get(CACHE_DIR_VARIABLE)
+    if chosen:
+        return Path(_expand_home(chosen, remedy)).absolute()
+    if sys.platform == "darwin":
+        return Path(_expand_home("~/Library/Caches", remedy)) / "pysemi"
+    folder = _application_dir("XDG_CACHE_HOME", "~/.cache", "LOCALAPPDATA", remedy)
+    return folder / "Cache" if sys.platform == "win32" else folder
 
 
 def config_file() -> Path:

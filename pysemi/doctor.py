@@ -20,6 +20,7 @@ import pysemi
 from pysemi.config import JuliaConfig, config_file, read_julia
 from pysemi.errors import ConfigurationError, PysemiError
 from pysemi.runtime.environment import offline_environment
+from pysemi.runtime.kernels import KeptKernels, kept_kernels
 from pysemi.runtime.location import FoundJulia, find_julia
 from pysemi.runtime.probe import LOAD_SECONDS, JuliaReport, probe
 
@@ -70,11 +71,14 @@ class JuliaDiagnosis:
     problem : str or None
         What is wrong, in one line; None also where no Julia is configured,
         since pysemi works without one.
+    kernels : KeptKernels or None
+        What is kept on disk of kernels that it has compiled; None if none are kept.
     """
 
     found: FoundJulia | None = None
     report: JuliaReport | None = None
     problem: str | None = None
+    kernels: KeptKernels | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the diagnosis as JSON has it."""
@@ -82,6 +86,7 @@ class JuliaDiagnosis:
             "source": None if self.found is None else self.found.source,
             **({} if self.report is None else self.report.as_dict()),
             "problem": self.problem,
+            **({} if self.kernels is None else {"kernels": self.kernels.as_dict()}),
         }
 
 
@@ -238,7 +243,8 @@ def _julia(load: bool, load_seconds: float) -> tuple[JuliaDiagnosis, str]:
     if found is None:
         return JuliaDiagnosis(), ""
     report = probe(found.julia, deep=load, load_seconds=load_seconds)
-    return JuliaDiagnosis(found, report, report.problem), _julia_remedy(found, report, load_seconds)
+    diagnosis = JuliaDiagnosis(found, report, report.problem, kept_kernels())
+    return diagnosis, _julia_remedy(found, report, load_seconds)
 
 
 def _configuration_remedy() -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pysemi.cli.julia import julia_rows
+from pysemi.cli.julia import describe_kernels, julia_rows
 from pysemi.cli.rows import show
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ def _rows(diagnosis: Diagnosis) -> list[tuple[str, str]]:
     julia = diagnosis.julia
     if julia.found is not None and julia.report is not None:
         rows += julia_rows(julia.found, julia.report)
+        if julia.kernels is not None:
+            rows.append(("  kept kernels", describe_kernels(julia.kernels)))
     else:
         unknown = "unknown" if julia.problem else "none is configured (none is needed)"
         rows.append(("Julia", unknown))

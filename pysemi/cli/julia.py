@@ -11,10 +11,11 @@ from pysemi.cli.rows import show
 from pysemi.errors import ArgumentError, BackendUnavailableError, PysemiError
 
 if TYPE_CHECKING:
+    from pysemi.runtime.kernels import KeptKernels
     from pysemi.runtime.location import FoundJulia
     from pysemi.runtime.probe import JuliaReport, PackageReport
 
-__all__ = ["app", "julia_rows"]
+__all__ = ["app", "describe_kernels", "julia_rows"]
 
 _TORCH = "pysemi runs on its torch backend"
 _USE_LOCAL = "To use a local Julia: pysemi julia use EXE --project DIR"
@@ -89,6 +90,20 @@ def forget() -> None:
 
 
 @app.command()
+def kernels(
+    clear: Annotated[bool, typer.Option("--clear", help="Remove them.")] = False,
+) -> None:
+    """Say what compiled kernels are kept on disk for later processes."""
+    from pysemi.runtime.kernels import KERNEL_CACHE_VARIABLE, clear_kernels, kept_kernels
+
+    kept = clear_kernels() if clear else kept_kernels()
+    if kept is None:
+        typer.echo(f"no kernels are kept: {KERNEL_CACHE_VARIABLE} is off, or there is no home")
+    else:
+        typer.echo(f"{'removed: ' if clear else ''}{describe_kernels(kept)}")
+
+
+@app.command()
 def install(
     if_reachable: Annotated[
         bool,
@@ -158,6 +173,12 @@ def julia_rows(found: FoundJulia, report: JuliaReport) -> list[tuple[str, str]]:
         if package.required or package.version is not None
     ]
     return rows
+
+
+def describe_kernels(kept: KeptKernels) -> str:
+    """Say how many kernels are kept, and where."""
+    models = f"{kept.packages} model{'' if kept.packages == 1 else 's'}"
+    return f"those of {models}, {kept.size / 1e6:.1f} MB, in {kept.folder}"
 
 
 def _package(package: PackageReport) -> str:

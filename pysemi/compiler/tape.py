@@ -15,6 +15,7 @@ strides and offset are left out where the view is the whole buffer, as it lies.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -151,6 +152,12 @@ class Tape:
         for name, instructions in self.programs.items():
             lines += [f"program {name}", *map(str, instructions)]
         return "\n".join(lines) + "\n"
+
+    @cached_property
+    def identity(self) -> tuple[str, bytes]:
+        """Its text and its constants: tapes of equal identities compute the same."""
+        values = (buffer.value for buffer in self.buffers if buffer.value is not None)
+        return str(self), b"".join(value.numpy().tobytes() for value in values)
 
     @property
     def listing(self) -> str:

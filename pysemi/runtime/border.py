@@ -151,7 +151,7 @@ ForeignEventFunction = ctypes.CFUNCTYPE(c_double, c_double, c_void_p)
 
 _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "message": (c_void_p, c_int64),
-    "build": (c_void_p, c_int64, c_void_p, c_void_p),
+    "build": (c_void_p, c_int64, c_void_p, c_void_p, c_void_p),
     "foreign": (c_int64, c_int64, c_int64, c_void_p, c_void_p, c_void_p),
     "evaluate": (c_int64, c_int64),
     "release": (c_int64,),
@@ -215,7 +215,7 @@ class Border:
         return Status(self._functions[name](*arguments))
 
     def message(self) -> str:
-        """Julia's words for the last failure."""
+        """Julia's words for the last failure, or what else a call's status does not say."""
         text = ctypes.create_string_buffer(4096)
         self._functions["message"](ctypes.addressof(text), len(text))
         return text.value.decode(errors="replace")

@@ -14,18 +14,19 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
 import pysemi
 from pysemi.config import JuliaConfig
-from pysemi.errors import BackendUnavailableError
+from pysemi.errors import BackendUnavailableError, PysemiError
 from pysemi.runtime.border import Border
 from pysemi.runtime.environment import juliacall_environment
 from pysemi.runtime.home import CallersHome, Home, StopFlag
+from pysemi.runtime.kernels import KEEP_AFTER, KernelCompiler, kernel_folder
 from pysemi.runtime.location import FoundJulia, find_julia
 
 __all__ = ["Session", "julia_packages", "session", "started_session"]
@@ -39,6 +40,14 @@ _REMEDY = (
     "install one with `pysemi julia install`, or name one that is there with "
     "`pysemi julia use EXE --project DIR`; `pysemi doctor` says what is missing"
 )
+
+
+class _Running(NamedTuple):
+    """A Julia that has started, and what is used of it."""
+
+    main: Any
+    border: Border
+    kernels: KernelCompiler | None
 
 
 class _Start:
@@ -60,9 +69,10 @@ class _Start:
             self._interrupts_returned.set()
         self.outcome = self.home.submit(lambda: self._run(found.julia))
 
-    def _run(self, julia: JuliaConfig) -> tuple[Any, Border]:
+    def _run(self, julia: JuliaConfig) -> _Running:
         try:
-            return _start(julia, self._let_interrupts_return)
+            with _standard_streams_unchanged():
+                return _start(julia, self._let_interrupts_return)
         finally:
             self._interrupts_taken.set()
 
@@ -71,7 +81,7 @@ class _Start:
         # What follows holds Python's lock for seconds, and nobody else could act meanwhile.
         self._interrupts_returned.wait(timeout=1)
 
-    def wait(self) -> tuple[Any, Border]:
+    def wait(self) -> _Running:
         """Wait for Julia; an interrupt ends the wait, not the start."""
         self._interrupts_taken.wait()
         self.keep_interrupts_in_python()
@@ -105,13 +115,18 @@ class Session:
         self.home = start.home
         self._released: list[int] = []
         self._blas_threads = 0
-        self._main, self._border = start.wait()
+        self._main, self._border, self._kernels = start.wait()
         self._start = start
 
     @property
     def threads(self) -> int:
         """How many threads solves may be spread over."""
         return self._border.threads
+
+    def compile_kernels(self, name: str) -> None:
+        """Have a package of kernels, which Julia has written, compiled in the background."""
+        assert self._kernels is not None  # else Julia was told of no folder to write to
+        self._kernels.compile(name)
 
     def run(self, job: Callable[[Border], T], stop: StopFlag | None = None) -> T:
         """Run ``job`` on the home thread, with the border's C functions at hand.
@@ -130,8 +145,23 @@ class Session:
         return self.home.run(at_home, stop)
 
     def evaluate(self, code: str) -> Any:
-        """Evaluate Julia code on the home thread; for information, not for hot paths."""
-        return self.home.run(lambda: _plain(self._main.seval(code)))
+        """Evaluate Julia code on the home thread; for information, not for hot paths.
+
+        Raises
+        ------
+        PysemiError
+            With Julia's words, if Julia raises.
+        """
+
+        def at_home() -> Any:
+            try:
+                return _plain(self._main.seval(code))
+            except Exception as error:
+                # Julia's exception calls Julia for its text, and elsewhere that hangs.
+                problem = PysemiError(f"Julia cannot evaluate {code!r}: {_first_lines(error)}")
+            raise problem
+
+        return self.home.run(at_home)
 
     def release(self, *numbers: int) -> None:
         """Let Julia forget what it holds under ``numbers``, at the next call.
@@ -231,7 +261,7 @@ def julia_packages() -> Path:
     )
 
 
-def _start(julia: JuliaConfig, initialised: Callable[[], None]) -> tuple[Any, Border]:
+def _start(julia: JuliaConfig, initialised: Callable[[], None]) -> _Running:
     variables = {
         **juliacall_environment(julia),
         # Julia's garbage collector stops its threads by signals; without this it crashes
@@ -261,12 +291,38 @@ def _start(julia: JuliaConfig, initialised: Callable[[], None]) -> tuple[Any, Bo
                 f"it is version {version} and pysemi is {pysemi.__version__}; reinstall pysemi"
             )
         points = {str(name): int(value) for name, value in package.entry_points().items()}
+        kept_in = kernel_folder()
+        kernels = None
+        if kept_in is not None:
+            arguments = f"{_julia_string(str(kept_in))}, {KEEP_AFTER}"
+            command = str(Main.seval(f"PySemi.keep_kernels({arguments})"))
+            kernels = KernelCompiler(command.split("\0"))
     except Exception as error:
         raise BackendUnavailableError(
             f"Julia ({julia.executable}, project {julia.project}) could not load PySemi.jl: "
             f"{_first_lines(error)}; `pysemi doctor` checks it step by step"
         ) from error
-    return Main, Border(points)
+    return _Running(Main, Border(points), kernels)
+
+
+@contextlib.contextmanager
+def _standard_streams_unchanged() -> Iterator[None]:
+    """Give Python its streams back as they were: Julia makes pipes return without waiting.
+
+    A program whose input is a pipe would come to its end too early, and so would one that
+    shares the pipe.
+    """
+    blocking = {}
+    for descriptor in (0, 1, 2):
+        # One may be closed, as those of a service are, or be no pipe on this system.
+        with contextlib.suppress(OSError, AttributeError):
+            blocking[descriptor] = os.get_blocking(descriptor)
+    try:
+        yield
+    finally:
+        for descriptor, value in blocking.items():
+            with contextlib.suppress(OSError):
+                os.set_blocking(descriptor, value)
 
 
 def _threads() -> str:

@@ -155,15 +155,31 @@ function border_message(out::Ptr{UInt8}, n::Int64)
     return Int32(count)
 end
 
-"Build a field from a tape; `addresses` gets the first byte of every buffer."
-function border_build(text::Ptr{UInt8}, n::Int64, number::Ptr{Int64}, addresses::Ptr{Ptr{Cvoid}})
+"""
+Build a field from a tape; `addresses` gets the first byte of every buffer, and `kept` a 1 if a
+package of its kernels was written, which is to be compiled and whose name is the message.
+"""
+function border_build(
+        text::Ptr{UInt8}, n::Int64, number::Ptr{Int64}, addresses::Ptr{Ptr{Cvoid}}, kept::Ptr{Int64}
+    )
     return answered() do
-        tape = read_tape(unsafe_string(text, n))
+        seconds = @elapsed tape = read_tape(unsafe_string(text, n))
+        unsafe_store!(kept, keep(tape, seconds))
         for (i, role) in enumerate(tape.roles)
             unsafe_store!(addresses, Ptr{Cvoid}(pointer(tape.buffers[i])), i)
         end
         unsafe_store!(number, hold(Field(tape)))
     end
+end
+
+"Write the package of a tape's kernels, if they took long; say whether it is to be compiled."
+function keep(tape, seconds)
+    (; package) = tape
+    package === nothing && return false
+    (; path, after) = KERNEL_FOLDER[]
+    (seconds > after && write_package(package, path)) || return false
+    MESSAGE[] = package.name
+    return true
 end
 
 "Make a field that Python evaluates; `addresses` gets the seven arrays of its memory."
@@ -473,7 +489,10 @@ function entry_points()
     return Dict{String, Int}(
         "message" => address(@cfunction(border_message, Int32, (Ptr{UInt8}, Int64))),
         "build" => address(
-            @cfunction(border_build, Int32, (Ptr{UInt8}, Int64, Ptr{Int64}, Ptr{Ptr{Cvoid}}))
+            @cfunction(
+                border_build, Int32,
+                (Ptr{UInt8}, Int64, Ptr{Int64}, Ptr{Ptr{Cvoid}}, Ptr{Int64})
+            )
         ),
         "foreign" => address(
             @cfunction(

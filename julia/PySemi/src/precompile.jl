@@ -128,10 +128,12 @@ end
 "Every combination of what has a type of its own, and is used often."
 function exercise(::Type{T}) where {T}
     text = perceptron_tape(T, 4)
-    numbers, addresses = [0, 0], fill(C_NULL, 10)
-    GC.@preserve text numbers addresses begin
+    numbers, addresses, kept = [0, 0], fill(C_NULL, 10), [0]
+    GC.@preserve text numbers addresses kept begin
         for i in 1:2
-            border_build(pointer(text), sizeof(text), pointer(numbers, i), pointer(addresses))
+            border_build(
+                pointer(text), sizeof(text), pointer(numbers, i), pointer(addresses), pointer(kept)
+            )
             copyto!(held(numbers[i]).memory.params, range(-1, 1; length = 15))
         end
     end
@@ -157,9 +159,14 @@ end
 @setup_workload begin
     @compile_workload begin
         entry_points()
-        exercise(Float32)
-        exercise(Float64)
+        mktempdir() do folder
+            keep_kernels(folder, 0)
+            exercise(Float32)
+            exercise(Float64)
+        end
     end
+    KERNEL_FOLDER[] = nothing
+    MESSAGE[] = ""
     empty!(HELD)
     empty!(METHODS)
 end

@@ -39,10 +39,8 @@ end
     abs(x) <= 1 ? SpecialFunctions.erfinv(x) : T(NaN)
 
 # torch's functions return NaN outside their domain, Julia's throw.
-for name in (:sqrt, :log, :log2, :log10, :asin, :acos, :acosh, :atanh, :log1p, :sin, :cos, :tan)
-    inside = name === :sqrt ? :(x >= 0) :
-        name in (:log, :log2, :log10) ? :(x >= 0) :
-        name === :log1p ? :(x >= -1) :
+for name in (:sqrt, :log2, :log10, :asin, :acos, :acosh, :atanh, :sin, :cos, :tan)
+    inside = name in (:sqrt, :log2, :log10) ? :(x >= 0) :
         name === :acosh ? :(x >= 1) :
         name in (:sin, :cos, :tan) ? :(isfinite(x)) : :(abs(x) <= 1)
     @eval @inline $name(x::T) where {T <: AbstractFloat} = $inside ? Base.$name(x) : T(NaN)
@@ -142,6 +140,62 @@ end
     return ifelse(isnan(x), x, copysign(y, x))
 end
 
+"""
+    log(x)
+
+Without branches: x = 2ᵏ m with 1/√2 <= m < √2, and log(m) = f - s (f - 2 s² p(s²)), where
+f = m - 1, s = f / (2 + f), and p is the series 1/3 + s²/5 + s⁴/7 + ... of atanh.
+"""
+@inline function log(x::Float32)
+    tiny = x < 1.1754944f-38
+    bits = reinterpret(Int32, ifelse(tiny, x * 1.6777216f7, x))
+    k = (bits - Int32(0x3f3504f3)) >> 23
+    f = reinterpret(Float32, bits - (k << 23)) - 1.0f0
+    s = f / (2.0f0 + f)
+    z = s * s
+    p = evalpoly(z, (0.6666667f0, 0.4f0, 0.2857143f0, 0.22222222f0))
+    e = Float32(k - ifelse(tiny, Int32(24), Int32(0)))
+    y = muladd(e, 0.6931381f0, f - (s * (f - z * p) - e * 9.0580006f-6))
+    return outside(x, y)
+end
+@inline function log(x::Float64)
+    tiny = x < 2.2250738585072014e-308
+    bits = reinterpret(Int64, ifelse(tiny, x * 1.8014398509481984e16, x))
+    # Shifted as an unsigned number, and made one of floating point by adding 3 * 2^51:
+    # either would not be a vector instruction otherwise before AVX-512.
+    k = ((bits - 0x3fe6a09e667f3bcd % Int64 + (1024 << 52)) >>> 52) - 1024
+    f = reinterpret(Float64, bits - (k << 52)) - 1.0
+    s = f / (2.0 + f)
+    z = s * s
+    p = evalpoly(
+        z,
+        (
+            0.6666666666666666, 0.4, 0.2857142857142857, 0.2222222222222222,
+            0.18181818181818182, 0.15384615384615385, 0.13333333333333333,
+            0.11764705882352941, 0.10526315789473684, 0.09523809523809523,
+        )
+    )
+    e = reinterpret(Float64, k - ifelse(tiny, 54, 0) + 0x4338000000000000 % Int64) - 6.755399441055744e15
+    y = muladd(e, 0.6931471803691238, f - (s * (f - z * p) - e * 1.9082149292705877e-10))
+    return outside(x, y)
+end
+
+"What is right of a logarithm's `y` at 0, at infinity, and for numbers that have none."
+@inline function outside(x::T, y::T) where {T}
+    return ifelse(x > 0, ifelse(x < T(Inf), y, x), ifelse(x == 0, T(-Inf), T(NaN)))
+end
+
+"""
+    log1p(x)
+
+The logarithm of 1 + x: with u the sum as it is rounded, log(u) + (x - (u - 1)) / u.
+"""
+@inline function log1p(x::T) where {T <: AbstractFloat}
+    u = one(T) + x
+    y = log(u) + (x - (u - one(T))) / u
+    return ifelse(isfinite(u) & (u > 0), y, log(u))
+end
+
 const COMPILED = Dict{String, Function}()
 
 """
@@ -152,23 +206,44 @@ statements `v1 = ...` separated by `; `, the last one the result. Equal programs
 function, so that a kernel is compiled once per process.
 """
 function compile(program::AbstractString, inputs::Integer)
-    return Base.get!(() -> Core.eval(Scalars, parsed(program, inputs)), COMPILED, "$inputs: $program")
+    return Base.get!(() -> Core.eval(Scalars, parsed(program, inputs)), COMPILED, key(program, inputs))
+end
+
+"Under which `COMPILED` has a program."
+key(program, inputs) = "$inputs: $program"
+
+"The function as Julia code."
+function source(program, inputs)
+    args = join(("x$i" for i in 1:inputs), ", ")
+    return "@inline function ($args); $program; end"
 end
 
 function parsed(program, inputs)
-    args = join(("x$i" for i in 1:inputs), ", ")
-    expression = Meta.parse("@inline function ($args); $program; end")
+    expression = Meta.parse(source(program, inputs))
     check_calls(expression)
     return expression
 end
 
+"Names of the functions that a program calls."
+called(_) = Symbol[]
+function called(expression::Expr)
+    names = mapreduce(called, vcat, expression.args; init = Symbol[])
+    first = expression.head === :call ? expression.args[1] : nothing
+    return first isa Symbol ? push!(names, first) : names
+end
+
 "That every function which is called exists; otherwise it is missed where the kernel runs."
-check_calls(_) = nothing
-function check_calls(expression::Expr)
-    called = expression.head === :call ? expression.args[1] : :identity
-    called isa Symbol && !isdefined(Scalars, called) &&
-        throw(ArgumentError("pointwise programs know no function $called"))
-    return foreach(check_calls, expression.args)
+function check_calls(expression)
+    for name in called(expression)
+        isdefined(Scalars, name) || throw(ArgumentError("pointwise programs know no function $name"))
+    end
+    return nothing
+end
+
+"Names that a program calls and that do not mean here what they mean in another module."
+vocabulary(program, inputs) = filter(called(Meta.parse(source(program, inputs)))) do name
+    isdefined(Scalars, name) || return false
+    return !isdefined(Base, name) || getglobal(Scalars, name) !== getglobal(Base, name)
 end
 
 # The programs of the commonest layers, compiled with the package.
@@ -179,7 +254,7 @@ for (inputs, program) in (
         ((2, "v1 = x2 * x2; v2 = $T(1.0) - v1; x1 * v2") for T in ("Float32", "Float64"))...,
         ((2, "v1 = x1 <= $T(0.0); ifelse(v1, $T(0.0), x2)") for T in ("Float32", "Float64"))...,
     )
-    COMPILED["$inputs: $program"] = @eval $(parsed(program, inputs))
+    COMPILED[key(program, inputs)] = @eval $(parsed(program, inputs))
 end
 
 end # module

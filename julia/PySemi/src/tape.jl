@@ -14,13 +14,14 @@ const ELEMENT_TYPES = Dict(
     Tape{T, V}
 
 A compiled vector field: its memory, the kernels of its programs in order, and the buffers
-that they work in, by number.
+that they work in, by number; and the package that would keep its loops, if they are not kept.
 """
 struct Tape{T, V}
     memory::Memory{T, V}
     programs::Dict{String, Vector{Thunk}}
     buffers::Vector{Any}
     roles::Vector{String}
+    package::Union{Nothing, KernelPackage}
 end
 
 "A program of a tape, as one call."
@@ -42,11 +43,14 @@ Allocate a tape's buffers (zeroed) and make its kernels, compiling what is new a
 
 Buffers are arrays of the kind of `like`. The kernels of a `Vector` are loops over memory;
 those of other arrays, a GPU's, are broadcasts and what else such arrays have of their own.
+Loops that were compiled by an earlier process are loaded ([`keep_kernels`](@ref)).
 """
 function read_tape(text::AbstractString, like::AbstractVector = UInt8[])
     lines = split(text, '\n')
     buffers, roles = allocate(lines, like)
     kinds = like isa Vector ? LOOPS : BROADCASTS
+    package = kinds === LOOPS ? kernel_package(lines, buffers) : nothing
+    kept = package !== nothing && load_kernels(package, KERNEL_FOLDER[].path)
     programs = Dict{String, Vector{Thunk}}()
     current = nothing
     for (number, line) in enumerate(lines)
@@ -61,7 +65,22 @@ function read_tape(text::AbstractString, like::AbstractVector = UInt8[])
             end
         end
     end
-    return Tape(memory(buffers, roles), programs, buffers, roles)
+    return Tape(memory(buffers, roles), programs, buffers, roles, kept ? nothing : package)
+end
+
+"The package that a tape's loops would be kept in; nothing where none are, or there are no loops."
+function kernel_package(lines, buffers)
+    KERNEL_FOLDER[] === nothing && return nothing
+    codes = LoopCode[]
+    for (number, line) in enumerate(lines)
+        occursin(" = pointwise ", line) || continue
+        at_line(number, line) do
+            out, views, _, program = parts(line, buffers)
+            same_shapes(out, views...)
+            push!(codes, LoopCode(buffers, out, views, program))
+        end
+    end
+    return isempty(codes) ? nothing : KernelPackage(codes)
 end
 
 "Do what a line asks for; what goes wrong says which line it was."
@@ -154,18 +173,23 @@ end
 "Place of a window's last element in its buffer, from 0."
 reach(w::Window) = isempty(w) ? -1 : w.offset + sum((w.shape .- 1) .* w.strides; init = 0)
 
-function instruction(line, buffers, kinds)
+"A line's result, operands, words (the kernel's name first) and program."
+function parts(line, buffers)
     head, program = occursin(" :: ", line) ? split(line, " :: "; limit = 2) : (line, "")
     occursin(" = ", head) || throw(TapeError("no instruction"))
     left, right = split(head, " = "; limit = 2)
     words = split(right)
     views = [read_window(word, buffers) for word in words if startswith(word, '%')]
-    rest = [String(word) for word in words[2:end] if !startswith(word, '%')]
-    out = read_window(left, buffers)
-    maker = Base.get(MAKERS, String(words[1]), nothing)
-    maker === nothing && throw(TapeError("no kernel \"$(words[1])\""))
+    rest = [String(word) for word in words if !startswith(word, '%')]
+    return read_window(left, buffers), views, rest, String(program)
+end
+
+function instruction(line, buffers, kinds)
+    out, views, (name, rest...), program = parts(line, buffers)
+    maker = Base.get(MAKERS, name, nothing)
+    maker === nothing && throw(TapeError("no kernel \"$name\""))
     # In the newest world: what a pointwise program compiled to is younger than this call.
-    return thunk(Base.invokelatest(maker, kinds, buffers, out, views, rest, String(program)))
+    return thunk(Base.invokelatest(maker, kinds, buffers, out, views, rest, program))
 end
 
 same_shapes(windows...) =

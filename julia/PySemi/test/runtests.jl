@@ -12,7 +12,7 @@ using PySemi
 using PySemi: PySemi, Field, Memory, Scalars, Thunk, Window
 
 const FILES = [
-    "scalars", "windows", "kernels", "loops", "tape", "norms", "field", "solve", "events", "torchdiffeq", "discrete",
+    "scalars", "windows", "kernels", "loops", "tape", "norms", "field", "solve", "events", "torchdiffeq", "discrete", "kept_kernels",
     "border", "jlarrays", "compiled", "qa",
 ]
 

@@ -18,7 +18,7 @@ function all_over(::Type{T}, step) where {T}
     last = reinterpret(U, T(Inf))
     positive = [reinterpret(T, bits) for bits in U(0):(last ÷ U(step)):last]
     special = T[0, floatmin(T), nextfloat(T(0)), prevfloat(floatmin(T)), floatmax(T), Inf, NaN]
-    edges = T[0.55, 0.625, 9.1, 22, 88.72283, 88.72284, 103.97, 104, 709.78, 709.79, 745.13, 746]
+    edges = T[eps(T), 0.5, sqrt(0.5), 0.55, 0.625, 1, sqrt(2), 9.1, 22, 88.72283, 88.72284, 103.97, 104, 709.78, 709.79, 745.13, 746]
     around = [nextfloat(x, i) for x in edges for i in -20:20]
     dense = vcat(range(T(-3), T(3); length = step), range(T(-800), T(800); length = step))
     points = vcat(positive, special, around)
@@ -26,11 +26,14 @@ function all_over(::Type{T}, step) where {T}
 end
 
 logistic(x) = inv(one(x) + exp(-x))
+logarithm(x) = x < 0 ? oftype(x, NaN) : log(x)
+logarithm1p(x) = x < -1 ? oftype(x, NaN) : log1p(x)
 
 @testset "$name of $T is within $bound ulp everywhere" for (T, count) in ((Float32, 200_000), (Float64, 8_000)),
         (name, f, exact, bound) in (
             ("exp", Scalars.exp, exp, 1), ("tanh", Scalars.tanh, tanh, 2),
-            ("sigmoid", Scalars.sigmoid, logistic, 2.25),
+            ("sigmoid", Scalars.sigmoid, logistic, 2.25), ("log", Scalars.log, logarithm, 1),
+            ("log1p", Scalars.log1p, logarithm1p, 1.5),
         )
 
     @test worst(f, exact, all_over(T, count)) <= bound
@@ -61,7 +64,7 @@ end
 using InteractiveUtils: code_llvm
 
 @testset "loops over $f of $T are vector instructions" for T in (Float32, Float64),
-        f in (Scalars.exp, Scalars.tanh, Scalars.sigmoid)
+        f in (Scalars.exp, Scalars.tanh, Scalars.sigmoid, Scalars.log, Scalars.log1p)
 
     @test has_vectors(f, T)
     @test !has_vectors(Base.sin, T) # that the question can be answered with no
@@ -76,6 +79,8 @@ end
         @test isnan(Scalars.log1p(T(-2))) && isnan(Scalars.asin(T(2))) && isnan(Scalars.acos(T(-2)))
         @test isnan(Scalars.acosh(T(0))) && isnan(Scalars.atanh(T(2)))
         @test all(f -> isnan(f(T(Inf))), (Scalars.sin, Scalars.cos, Scalars.tan))
+        @test Scalars.log(T(Inf)) === Scalars.log1p(T(Inf)) === T(Inf)
+        @test Scalars.log1p(T(-1)) === T(-Inf) && Scalars.log1p(T(0)) === T(0)
         @test Scalars.log(T(0)) === T(-Inf) && Scalars.sqrt(T(0)) === T(0)
         @test Scalars.atan2(T(1), T(-1)) === atan(T(1), T(-1))
     end

@@ -8,12 +8,13 @@ train with one field cannot mix their parameters.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import weakref
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
@@ -27,7 +28,14 @@ from pysemi.runtime.border import Border, ForeignProgram, Level, Status
 from pysemi.runtime.session import Session
 from pysemi.state import StateLayout
 
-__all__ = ["Binding", "CallbackField", "CompiledField", "JuliaField", "compiled_field"]
+__all__ = [
+    "Binding",
+    "CallbackField",
+    "CompiledField",
+    "JuliaField",
+    "built_field",
+    "compiled_field",
+]
 
 
 class JuliaField(ABC):
@@ -61,15 +69,22 @@ class CompiledField(JuliaField):
     bridge: ClassVar[str] = "compiled"
 
     def __init__(self, session: Session, border: Border, tape: Tape) -> None:
-        text = str(tape).encode()
-        number = ctypes.c_int64()
+        text = tape.identity[0].encode()
+        number, kept = ctypes.c_int64(), ctypes.c_int64()
         addresses = (ctypes.c_void_p * len(tape.buffers))()
         status = border.call(
-            "build", text, len(text), ctypes.addressof(number), ctypes.addressof(addresses)
+            "build",
+            text,
+            len(text),
+            ctypes.addressof(number),
+            ctypes.addressof(addresses),
+            ctypes.addressof(kept),
         )
         if status is not Status.SUCCESS:
             raise Untranslatable(f"Julia cannot build its tape ({border.message()})")
         self._keep(session, number.value)
+        if kept.value:
+            session.compile_kernels(border.message())
         views = [
             _as_tensor(address, buffer.dtype, buffer.size) if buffer.role != "work" else None
             for address, buffer in zip(addresses, tape.buffers, strict=True)
@@ -215,7 +230,9 @@ class Binding:
         self.field.bind(self._tensors, self._params)
 
 
-_built: OrderedDict[tuple[Kind, str, int], CompiledField] = OrderedDict()
+_Key: TypeAlias = tuple[Kind, tuple[str, bytes], int]
+
+_built: OrderedDict[_Key, CompiledField] = OrderedDict()
 
 BUILT_KEPT = 64
 """Fields kept in Julia for tapes that may come again; the least recently used goes first."""
@@ -231,22 +248,30 @@ def compiled_field(
     copy : int
         Several solves at a time need fields of their own: which of them.
     """
-    # An event function that has the tape of its vector field needs memory of its own: both are
-    # evaluated in turn, and may read different tensors.
-    key = compilation.kind, str(compilation.tape) + _constants(compilation.tape), copy
-    field = _built.get(key)
+    field = built_field(compilation, copy)
     if field is not None:
-        _built.move_to_end(key)
         return field, False
-    field = _built[key] = CompiledField(session, border, compilation.tape)
+    field = CompiledField(session, border, compilation.tape)
+    _built[_key(compilation, copy)] = field
     while len(_built) > BUILT_KEPT:
         _built.popitem(last=False)
     return field, True
 
 
-def _constants(tape: Tape) -> str:
-    values = (buffer.value for buffer in tape.buffers if buffer.value is not None)
-    return "".join(value.numpy().tobytes().hex() for value in values)
+def built_field(compilation: Compilation, copy: int = 0) -> CompiledField | None:
+    """The field of a tape if Julia has it; on any thread."""
+    key = _key(compilation, copy)
+    field = _built.get(key)
+    if field is not None:
+        with contextlib.suppress(KeyError):  # the home thread has just let go of it
+            _built.move_to_end(key)
+    return field
+
+
+def _key(compilation: Compilation, copy: int) -> _Key:
+    # An event function that has the tape of its vector field needs memory of its own: both are
+    # evaluated in turn, and may read different tensors.
+    return compilation.kind, compilation.tape.identity, copy
 
 
 def _as_tensor(address: int | None, dtype: torch.dtype, size: int) -> Tensor:

@@ -52,7 +52,8 @@ struct PointwiseLoop{F, O, A <: Tuple, R, K <: Tuple, N} <: Function
     nest::Nest{N}
 end
 
-function PointwiseLoop(f, buffers, out::Window, args)
+# Not for each `f` anew: there are many, and each is used here once.
+function PointwiseLoop(@nospecialize(f), buffers, out::Window, args)
     nest = Nest(out, args...)
     steps = map(first, nest.strides)
     return PointwiseLoop(
