@@ -341,6 +341,8 @@ def _check_monotonic(name: str, times: Sequence[float]) -> None:
 
 
 def _check_tolerance(name: str, tolerance: Any) -> Any:
+    if type(tolerance) is float and 0 <= tolerance < math.inf:
+        return tolerance  # what follows takes longer than a step of a small solve
     value = tolerance if isinstance(tolerance, Tensor) else None
     try:
         if value is None:
@@ -355,6 +357,8 @@ def _check_tolerance(name: str, tolerance: Any) -> Any:
 
 
 def _check_not_both_zero(rtol: Any, atol: Any) -> None:
+    if type(rtol) is float and rtol > 0:
+        return
     if all(bool((torch.as_tensor(tolerance) == 0).all()) for tolerance in (rtol, atol)):
         raise ArgumentError("rtol", "rtol and atol are both 0, which no step size can meet")
 

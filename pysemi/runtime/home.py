@@ -7,12 +7,13 @@ process, and everyone else hands over work and waits.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from pysemi.errors import BackendUnavailableError
@@ -52,7 +53,7 @@ class Home:
     """
 
     def __init__(self) -> None:
-        self._work: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
+        self._work: SimpleQueue[_Handover] = SimpleQueue()
         self._process = os.getpid()
         # A daemon, so that a program can end while Julia waits for work.
         self._thread = threading.Thread(target=self._live, name="pysemi-julia", daemon=True)
@@ -75,20 +76,14 @@ class Home:
         if threading.current_thread() is self._thread:
             return job()  # a vector field, called from a solve, that solves
         self.check_process()
-        future = self.submit(job)
-        try:
-            return future.result()
-        except BaseException:
-            if not future.done():
-                if stop is not None:
-                    stop.set()
-                _wait_out(future)
-            raise
+        handover = _Handover(job)
+        self._work.put(handover)
+        return handover.wait(stop)  # type: ignore[no-any-return]
 
     def submit(self, job: Callable[[], T]) -> Future[T]:
         """Hand ``job`` over without waiting for it."""
         future: Future[T] = Future()
-        self._work.put((future, job))
+        self._work.put(_Handover(lambda: _fulfil(future, job)))
         return future
 
     def check_process(self) -> None:
@@ -102,25 +97,61 @@ class Home:
 
     def _live(self) -> None:
         while True:
-            future, job = self._work.get()
-            try:
-                result = job()
-            except BaseException as error:
-                future.set_exception(error)
-            else:
-                future.set_result(result)
-            # Nothing of the last job may live on while the thread waits for the next.
-            del future, job
-            result = None
+            handover = self._work.get()
+            handover.work()
+            # Nothing of it may live on while the thread waits for the next.
+            del handover
 
 
-def _wait_out(future: Future[Any]) -> None:
-    # A second interrupt does not leave Julia behind in the middle of a step either.
-    while not future.done():
+class _Handover:
+    """A job on its way to the home thread, and its outcome on the way back.
+
+    A queue for each takes half as long as a :class:`~concurrent.futures.Future`.
+    """
+
+    __slots__ = ("_done", "_error", "_is_done", "_job", "_result")
+
+    def __init__(self, job: Callable[[], Any]) -> None:
+        self._job: Callable[[], Any] | None = job
+        self._result: Any = None
+        self._error: BaseException | None = None
+        self._is_done = False
+        self._done: SimpleQueue[None] = SimpleQueue()
+
+    def work(self) -> None:
+        """Do the job; on the home thread."""
+        assert self._job is not None
         try:
-            future.exception()
-        except KeyboardInterrupt:
-            continue
+            self._result = self._job()
+        except BaseException as error:
+            self._error = error
+        self._job = None
+        self._is_done = True
+        self._done.put(None)
+
+    def wait(self, stop: StopFlag | None) -> Any:
+        """Wait for the outcome; an interrupt sets ``stop``, and waits for it all the same."""
+        try:
+            self._done.get()
+        except BaseException:
+            if not self._is_done and stop is not None:
+                stop.set()
+            # A second interrupt does not leave Julia behind in the middle of a step either.
+            while not self._is_done:
+                with contextlib.suppress(KeyboardInterrupt, Empty):
+                    self._done.get(timeout=1)
+            raise
+        if self._error is not None:
+            error, self._error = self._error, None  # whose traceback refers to this frame
+            raise error
+        return self._result
+
+
+def _fulfil(future: Future[T], job: Callable[[], T]) -> None:
+    try:
+        future.set_result(job())
+    except BaseException as error:
+        future.set_exception(error)
 
 
 class CallersHome(Home):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -61,9 +63,8 @@ def test_threads_take_turns():
     assert most == 1
 
 
-def test_an_interrupt_sets_the_flag_and_is_raised_when_the_job_has_ended(monkeypatch):
-    from concurrent.futures import Future
-
+@pytest.mark.parametrize("interrupts", [1, 3])
+def test_an_interrupt_sets_the_flag_and_is_raised_when_the_job_has_ended(interrupts):
     home = Home()
     stop = StopFlag()
     ended = threading.Event()
@@ -71,18 +72,33 @@ def test_an_interrupt_sets_the_flag_and_is_raised_when_the_job_has_ended(monkeyp
     def job():
         while not stop.is_set:
             time.sleep(0.001)
+        time.sleep(0.3)  # as a step lasts; more interrupts come meanwhile
         ended.set()
 
-    waited = Future.result
+    def interrupt():
+        for _ in range(interrupts):
+            time.sleep(0.05)
+            os.kill(os.getpid(), signal.SIGINT)
 
-    def interrupted(self, timeout=None):
-        monkeypatch.setattr(Future, "result", waited)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Future, "result", interrupted)
+    threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt):
         home.run(job, stop)
     assert ended.is_set()
+    assert home.run(lambda: 1) == 1
+
+
+def test_what_a_job_made_does_not_outlive_it():
+    home = Home()
+
+    class Made:
+        pass
+
+    kept = home.run(lambda: weakref.ref(Made()))
+    made = home.run(Made)
+    gone = weakref.ref(made)
+    del made
+    assert kept() is None
+    assert gone() is None
 
 
 def test_a_forked_child_is_told_so(monkeypatch):

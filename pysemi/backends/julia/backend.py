@@ -23,7 +23,13 @@ from pysemi.backends.julia.call import (
 from pysemi.backends.julia.discrete import checkpoints, discrete_adjoint
 from pysemi.backends.julia.events import prepare_event
 from pysemi.backends.julia.fields import Binding
-from pysemi.backends.julia.gradients import by_time, by_trajectory, gradients, start_in_one
+from pysemi.backends.julia.gradients import (
+    all_finite,
+    by_time,
+    by_trajectory,
+    gradients,
+    start_in_one,
+)
 from pysemi.backends.julia.preparation import prepare_fields
 from pysemi.backends.julia.settings import adjoint_settings, forward_settings
 from pysemi.compiler.trace import warm_up
@@ -123,7 +129,7 @@ class JuliaBackend(Backend):
         y_bar = torch.empty_like(problem.y0, memory_format=torch.contiguous_format)
         packed = memory.bindings[0].field.packed
         params_bar = torch.empty(packed, dtype=problem.y0.dtype)
-        if not torch.isfinite(dense).all():
+        if not all_finite(dense):
             # As a gradient scaler may send, to see it come through; no step could be taken.
             y_bar.fill_(torch.nan)
             params_bar.fill_(torch.nan)
@@ -157,7 +163,7 @@ class JuliaBackend(Backend):
         bindings = memory.bindings if settings.may_be_shared_out else memory.bindings[:1]
         outcome = call_solves(memory.session, "backward", requests, bindings, (), stop)
         raise_failure(outcome, "backward", settings, problem, bindings)
-        if not (bool(torch.isfinite(y_bar).all()) and bool(torch.isfinite(params_bar).all())):
+        if not (all_finite(y_bar) and all_finite(params_bar)):
             raise solve_failure(
                 NonFiniteStateError, outcome, _first_non_finite(problem, y_bar), "backward", problem
             )
@@ -222,7 +228,7 @@ class JuliaBackend(Backend):
         if event is not None and event.error is not None:
             raise event.error
         raise_failure(outcome, "forward", settings, problem, bindings)
-        if not bool(torch.isfinite(y).all()):
+        if not all_finite(y):
             raise solve_failure(
                 NonFiniteStateError, outcome, _first_non_finite(problem, y), "forward", problem
             )

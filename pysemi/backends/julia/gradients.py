@@ -6,13 +6,21 @@ trajectories, one entry for each.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from pysemi.backends.base import Gradients, Solution
 from pysemi.problem import Adjoint, Problem
 
-__all__ = ["by_time", "by_trajectory", "gradients", "start_in_one"]
+__all__ = ["all_finite", "by_time", "by_trajectory", "gradients", "start_in_one"]
+
+
+def all_finite(x: Tensor) -> bool:
+    """Whether no entry is NaN or infinite."""
+    # Then neither is the sum, which is one operation; where it is, it may have overflowed.
+    return math.isfinite(float(x.sum())) or bool(torch.isfinite(x).all())
 
 
 def by_time(problem: Problem, y: Tensor) -> Tensor:

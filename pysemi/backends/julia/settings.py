@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,10 @@ from torch import Tensor
 
 from pysemi.errors import ArgumentError, describe
 from pysemi.methods import julia_algorithm
-from pysemi.norms import BoundNorm, StateNorm
+from pysemi.norms import BoundNorm, StateNorm, bind_state_norm
 from pysemi.problem import DEFAULT_MAX_NUM_STEPS, Adjoint, Problem, SolverSettings
 from pysemi.runtime.border import CSettings, ForeignNormFunction
+from pysemi.state import StateLayout
 from pysemi.warn import warn_caller
 
 __all__ = ["JuliaSettings", "adjoint_settings", "check_settings", "forward_settings"]
@@ -92,7 +94,7 @@ class JuliaSettings:
 
     def _array(self, values: NDArray[Any]) -> tuple[int, int]:
         self._kept.append(values)
-        return values.ctypes.data, len(values)
+        return values.__array_interface__["data"][0], len(values)
 
     def _function(self, norm: _Callable) -> int:
         kind = ctypes.c_float if norm.dtype == torch.float32 else ctypes.c_double
@@ -179,12 +181,27 @@ def check_settings(name: str, settings: SolverSettings) -> None:
 def forward_settings(problem: Problem) -> JuliaSettings:
     """Settings of the forward solve."""
     settings = problem.settings
+    plain = (settings.rtol, settings.atol, settings.method, settings.norm.spec)
+    if not settings.options and all(type(value) in (float, str) for value in plain):
+        return _plain_settings(*plain, settings.max_num_steps, problem.layout)
     return JuliaSettings(
         settings,
         _spread(settings.rtol, problem.y0),
         _spread(settings.atol, problem.y0),
         _state_norm(settings.norm, problem),
     )
+
+
+@lru_cache(maxsize=64)
+def _plain_settings(
+    rtol: float, atol: float, method: str, norm: str, max_num_steps: int | None, layout: StateLayout
+) -> JuliaSettings:
+    """Settings that most solves have, made once: nothing in them is written to."""
+    bound = bind_state_norm(norm, layout)
+    settings = SolverSettings(rtol, atol, method, {}, bound, max_num_steps)
+    components = _components(bound, layout)
+    assert components is not None
+    return JuliaSettings(settings, _number(rtol), _number(atol), components)
 
 
 def adjoint_settings(problem: Problem, adjoint: Adjoint, packed: int) -> JuliaSettings:
@@ -230,16 +247,16 @@ def _norm_of_cotangent(problem: Problem, adjoint: Adjoint) -> BoundNorm:
 
 
 def _state_norm(norm: BoundNorm, problem: Problem) -> _Components | _Callable:
-    found = _components(norm, problem)
+    found = _components(norm, problem.layout)
     if found is not None:
         return found
     shape, dtype = problem.y0.shape, problem.y0.dtype
     return _Callable(lambda flat: norm.function(flat.view(shape)), dtype)
 
 
-def _components(norm: BoundNorm, problem: Problem) -> _Components | None:
+def _components(norm: BoundNorm, layout: StateLayout) -> _Components | None:
     """The norm of a state as ranges and weights; None for a callable."""
-    sizes = problem.layout.sizes
+    sizes = layout.sizes
     ends = np.cumsum(sizes)
     each = [(int(end) - size + 1, int(end)) for end, size in zip(ends, sizes, strict=True)]
     if norm.spec == "rms":
@@ -249,7 +266,7 @@ def _components(norm: BoundNorm, problem: Problem) -> _Components | None:
     if isinstance(norm.spec, StateNorm):
         spread = [
             weight.expand(shape).reshape(-1)
-            for weight, shape in zip(norm.spec.weights, problem.layout.shapes, strict=True)
+            for weight, shape in zip(norm.spec.weights, layout.shapes, strict=True)
         ]
         return _Components(each, torch.cat(spread).numpy().astype(np.float64))
     return None
@@ -275,7 +292,9 @@ class _Channels:
             counted[self._size + sum(self._lengths) : self._size + self._packed] = 0
             return _Components([(1, len(counted))], counted)
         own = norm if isinstance(norm.spec, StateNorm) else problem.settings.norm
-        state = None if callable(norm.spec) and own is not norm else _components(own, problem)
+        state = (
+            None if callable(norm.spec) and own is not norm else _components(own, problem.layout)
+        )
         if state is None:
             return _Callable(self._as_tensors(norm), problem.y0.dtype)
         ranges = list(state.ranges)

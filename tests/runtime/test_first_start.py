@@ -1,0 +1,125 @@
+"""The first start after an installation, by several processes at once: PySemi.jl is compiled."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = [
+    pytest.mark.julia,
+    pytest.mark.slow,
+    pytest.mark.timeout(1500),  # two compilations of 100 s each, on as many cores as there are
+]
+
+PROGRAM = """
+import time, torch, pysemi
+from tests.vector_fields import Spiral
+torch.set_num_threads(1)
+
+def gradient(backend):
+    field = Spiral()
+    y0 = torch.linspace(-1, 1, 8, dtype=torch.float64).view(4, 2)
+    t = torch.linspace(0, 1, 4, dtype=torch.float64)
+    y = pysemi.odeint_adjoint(field, y0, t, rtol=1e-9, atol=1e-9, backend=backend)
+    y.square().sum().backward()
+    return torch.cat([p.grad.reshape(-1) for p in field.parameters()])
+
+found, expected = gradient("julia"), gradient("torch")
+assert (found - expected).abs().max() < 1e-6 * expected.abs().max(), (found, expected)
+print("solved")
+"""
+
+
+@pytest.fixture
+def start(real_julia, tmp_path):
+    """Start a program on a copy of pysemi that no Julia has compiled yet, its depot empty."""
+    checkout = tmp_path / "checkout"
+    for folder in ("pysemi", "julia", "tests"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / folder, checkout / folder, ignore=ignored)
+    config = tmp_path / "config"
+    config.mkdir()
+    # Its depot is the environment's affair: the new one, and then the one with the solvers.
+    julia = {**real_julia.as_dict(), "depot": None}
+    (config / "config.json").write_text(json.dumps({"julia": julia}))
+    below = str(real_julia.depot or os.environ.get("JULIA_DEPOT_PATH", ""))
+    variables = {
+        "PYTHONPATH": str(checkout),
+        "PYSEMI_CONFIG_DIR": str(config),
+        "JULIA_DEPOT_PATH": os.pathsep.join([str(tmp_path / "depot"), below, ""]),
+    }
+    started = []
+
+    def start():
+        process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, **variables},
+            start_new_session=True,  # so that what it starts can be killed with it
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        kill(process)
+
+
+def kill(process):
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def outcome(process, timeout):
+    out, errors = process.communicate(timeout=timeout)
+    return process.returncode, out.split(), errors
+
+
+def until(condition, timeout):
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, "nothing happened in time"
+        time.sleep(0.2)
+
+
+def test_several_at_once_and_one_that_is_killed_leave_an_installation_that_works(start, tmp_path):
+    def images():
+        return list((tmp_path / "depot").rglob("compiled/*/PySemi/*.ji"))
+
+    def compiling():
+        return list((tmp_path / "depot").rglob("compiled/*/PySemi/*"))
+
+    victim, other = start(), start()
+    until(compiling, timeout=200)
+    time.sleep(15)  # in the middle of it
+    assert images() == []
+    assert victim.poll() is None
+    kill(victim)
+    code, out, errors = outcome(other, timeout=900)
+    assert (code, out) == (0, ["solved"])
+    # Julia says so where the one that it waited for is no more.
+    assert all("stale pidfile" in line for line in errors.splitlines() if "Warning" in line), errors
+    assert "ERROR" not in errors
+    (image,) = images()
+    compiled = image.stat().st_ino
+
+    first, second = start(), start()  # nothing is left to be compiled, or to be waited for
+    for process in (first, second):
+        assert outcome(process, timeout=300) == (0, ["solved"], "")
+    assert images() == [image]
+    assert image.stat().st_ino == compiled
