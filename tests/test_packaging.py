@@ -62,6 +62,10 @@ def test_the_wheel_holds_every_file_of_the_package(wheel):
         if path.is_file() and "test" not in path.parts
     }
     assert "pysemi/julia/PySemi/src/PySemi.jl" in julia <= held
+    benchmarks = {
+        f"pysemi/{path.relative_to(ROOT)}" for path in (ROOT / "benchmarks").rglob("*.py")
+    }
+    assert "pysemi/benchmarks/bench.py" in benchmarks <= held
     assert not any("/test/" in name for name in held)
     assert all(name.startswith(("pysemi/", "pysemi-")) for name in held)
 
@@ -83,6 +87,23 @@ def test_the_installed_wheel_finds_its_own_julia_packages(python, tmp_path):
     ).stdout.strip()
     assert Path(found).is_relative_to(python.parents[1])
     assert (Path(found) / "PySemi" / "src" / "PySemi.jl").is_file()
+
+
+def test_the_installed_wheel_finds_its_own_benchmark(python, tmp_path):
+    program = (
+        "from pysemi.cli.bench import benchmark_script as s; from pysemi.cli import main; "
+        "print(s(), flush=True); main(['bench', '--help'])"
+    )
+    found, *usage = subprocess.run(
+        [python, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        timeout=120,
+    ).stdout.splitlines()
+    assert Path(found).is_relative_to(python.parents[1])
+    assert "--against" in "".join(usage)
 
 
 def test_the_checkout_uses_the_julia_packages_beside_it():

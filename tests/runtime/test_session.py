@@ -19,7 +19,7 @@ import pytest
 import torch
 
 import pysemi
-from pysemi.errors import SolveError
+from pysemi.errors import PysemiError, SolveError
 from pysemi.runtime.session import session
 from tests.vector_fields import Decay, Spiral
 
@@ -407,6 +407,30 @@ def test_the_session_is_what_diffeqpy_sees():
         """
     )
     assert out.split() == ["PySemi"]
+
+
+def test_a_program_may_read_a_pipe_after_julia_has_started():
+    program = (
+        "import os, sys; from pysemi.runtime.session import session; session(); "
+        "print('started', flush=True); print(sys.stdin.readline(), os.get_blocking(1))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "started\n"
+    time.sleep(0.5)  # the program is at its end if its input does not wait
+    out, errors = process.communicate("words\n", timeout=60)
+    assert (out, errors) == ("words\n True\n", "")
+
+
+def test_what_julia_raises_is_told_in_its_words():
+    with pytest.raises(PysemiError, match=r"evaluate 'sqrt.*DomainError"):
+        session().evaluate("sqrt(-1.0)")
+    assert session().evaluate("sqrt(4.0)") == 2.0
 
 
 def test_blas_threads_follow_torch_unless_told_otherwise(monkeypatch):
