@@ -117,6 +117,16 @@ def test_under_torchdiffeq_control_the_steps_are_the_same(name, dtype, norm):
         assert max(found.between.loss, found.between.y0, found.between.theta) < 1e-11
 
 
+@pytest.mark.parametrize("name", ["spiral", "cde-linear", "van-der-pol"])
+@pytest.mark.parametrize("adjoint", ["interpolating", "gauss", "quadrature", "discrete"])
+def test_adjoints_go_through_a_solution_with_torchdiffeq_steps(name, adjoint):
+    # Between the observations it is the method's interpolant that they go by.
+    found = compared(name, Setting(adjoint=adjoint, controller="torchdiffeq"))
+    assert found.disagreements == []
+    theirs, ours = found.torch.forward, found.julia.forward
+    assert (ours.accepted, ours.rejected) == (theirs.accepted, theirs.rejected)
+
+
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(("method", "rtol"), [("bosh3", 1e-7), ("Tsit5", 1e-10), ("Vern7", 1e-10)])
 def test_other_methods_agree_too(name, method, rtol):

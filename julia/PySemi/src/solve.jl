@@ -144,14 +144,22 @@ function solve_forward!(
     problem = ODEProblem{true}(f, u0, (times[1], times[end]), field.memory.params)
     if settings.controls.torchdiffeq
         states = [copy(u0)]
-        code = march!(f, u0, field.memory.params, times, alg, settings, field; log) do i, u
+        quartics = dense ? Quartics(times[1], u0) : nothing
+        code = march!(f, u0, field.memory.params, times, alg, settings, field; log, quartics) do i, u
             copyto!(view(out, :, i), u)
             log === nothing && push!(states, copy(u))
         end
         log === nothing || return Solved(log, alg, times, code)
-        solution = SciMLBase.build_solution(
-            problem, alg, times[1:length(states)], states; retcode = code, dense = false
-        )
+        solution = if dense
+            SciMLBase.build_solution(
+                problem, alg, quartics.times, quartics.states; retcode = code, dense = true,
+                interp = quartics, calculate_error = false
+            )
+        else # the states at these times are all that a backsolve starts from
+            SciMLBase.build_solution(
+                problem, alg, times[1:length(states)], states; retcode = code, dense = false
+            )
+        end
         return Solved(solution, alg, times, code)
     end
     keep = dense ? (; save_everystep = true) : (; saveat = times, save_everystep = false, dense = false)

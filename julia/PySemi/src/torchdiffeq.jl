@@ -61,13 +61,13 @@ function first_step(f!, u0, p, t0, direction, order, abstol, reltol, norm)
 end
 
 """
-    march!(visit, f, u0, p, times, alg, settings, field; log)
+    march!(visit, f, u0, p, times, alg, settings, field; log, quartics)
 
 Step from `times[1]` past each later time, and call `visit(i, u)` with the state there,
 interpolated as torchdiffeq does (a quartic through both ends' values and slopes and the
-middle). A `log` notes the steps. Returns the return code.
+middle). A `log` notes the steps, `quartics` keep them. Returns the return code.
 """
-function march!(visit, f, u0, p, times, alg, settings, field; log = nothing)
+function march!(visit, f, u0, p, times, alg, settings, field; log = nothing, quartics = nothing)
     (; abstol, reltol, norm, maxiters, controls, jumps, steps) = settings
     direction = sign(times[end] - times[1])
     like = twin(alg)
@@ -100,6 +100,7 @@ function march!(visit, f, u0, p, times, alg, settings, field; log = nothing)
             # A NaN in the error is never accepted by torchdiffeq, nor does it end.
             isnan(field.tally.error_norm) && return ReturnCode.Unstable
             log === nothing || note_step!(log, integrator, field)
+            quartics === nothing || keep_step!(quartics, work, integrator, like)
         end
         visit(i, interpolate!(work, integrator, like, times[i]))
     end
@@ -114,20 +115,32 @@ Interpolation(u) = Interpolation(similar(u), similar(u))
 
 function interpolate!(work, integrator, like, t)
     t == integrator.t && return integrator.u
-    (; middle, out) = work
     t0, t1 = integrator.tprev, integrator.t
-    T = eltype(out)
-    h = T(t1 - t0)
+    f0, f1 = middle!(work, integrator, like)
+    return quartic!(
+        work.out, (t - t0) / (t1 - t0), t1 - t0, integrator.uprev, integrator.u, work.middle, f0, f1
+    )
+end
+
+"The state in the middle of the last step into `work.middle`; returns the slopes at its ends."
+function middle!(work, integrator, like)
+    (; middle) = work
+    T = eltype(middle)
+    h, change = T(integrator.t - integrator.tprev), T(like.change)
     y0, y1 = integrator.uprev, integrator.u
     stages = like.stages(integrator.cache)
-    change = T(like.change)
     @. middle = y0 + change * (y1 - y0)
     for (weight, k) in zip(like.middle, stages)
         weight == 0 || (middle .+= (h * T(weight)) .* k)
     end
-    f0, f1 = first(stages), last(stages)
-    x = T((t - t0) / (t1 - t0))
-    # Horner's scheme over torchdiffeq's coefficients (interp.py, _interp_fit).
+    return first(stages), last(stages)
+end
+
+"The quartic of a step of length `h` at the share `x` of it, by Horner's scheme over
+torchdiffeq's coefficients (interp.py, _interp_fit)."
+function quartic!(out, x, h, y0, y1, middle, f0, f1)
+    T = eltype(out)
+    x, h = T(x), T(h)
     @. out = y0 + x * (
         h * f0 + x * (
             h * (f1 - 4 * f0) - 11 * y0 - 5 * y1 + 16 * middle + x * (
@@ -138,3 +151,39 @@ function interpolate!(work, integrator, like, t)
     )
     return out
 end
+
+"""
+    Quartics(t0, u0)
+
+A solution as a function of time, by torchdiffeq's quartics: times and states where steps end,
+beginning with the start, and of each step the slopes at its ends (at a jump of f, two are of
+one time) and the state in its middle.
+"""
+struct Quartics{V} <: SciMLBase.AbstractDiffEqInterpolation
+    times::Vector{Float64}
+    states::Vector{V}
+    slopes::Vector{Tuple{V, V}}
+    middles::Vector{V}
+end
+Quartics(t0, u0::V) where {V} = Quartics{V}([t0], [copy(u0)], [], [])
+
+function keep_step!(quartics::Quartics, work, integrator, like)
+    f0, f1 = middle!(work, integrator, like)
+    push!(quartics.times, integrator.t)
+    push!(quartics.states, copy(integrator.u))
+    push!(quartics.slopes, (copy(f0), copy(f1)))
+    push!(quartics.middles, copy(work.middle))
+    return nothing
+end
+
+# All components, without derivatives; it is continuous.
+function (quartics::Quartics)(out, t::Number, ::Nothing, ::Type{Val{0}}, p, continuity = :left)
+    (; times, states, slopes, middles) = quartics
+    step = searchsortedlast(times, t; rev = times[end] < times[1])
+    step = clamp(step, 1, length(slopes))
+    h = times[step + 1] - times[step]
+    f0, f1 = slopes[step]
+    return quartic!(out, (t - times[step]) / h, h, states[step], states[step + 1], middles[step], f0, f1)
+end
+(quartics::Quartics)(t::Number, idxs, deriv, p, continuity = :left) =
+    quartics(similar(quartics.states[1]), t, idxs, deriv, p, continuity)
