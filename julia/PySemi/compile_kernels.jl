@@ -34,7 +34,8 @@ packages_in(folder) =
     filter(place -> isfile(joinpath(place, "Project.toml")), readdir(folder; join = true))
 
 function remove(folder, place)
-    for version in readdir(joinpath(folder, "compiled"); join = true)
+    images = joinpath(folder, "compiled")
+    for version in (isdir(images) ? readdir(images; join = true) : String[])
         rm(joinpath(version, basename(place)); force = true, recursive = true)
     end
     rm(place; force = true, recursive = true)

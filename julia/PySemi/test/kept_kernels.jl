@@ -113,9 +113,16 @@ end
         run(`touch -d "40 days ago" $(joinpath(old, "PySemiKernels_0")) $old`)
         recent = joinpath(dirname(folder), "4567cdef")
         mkpath(recent)
-        mkpath(folder)
+        # One more than are kept; the first was used last.
+        places = [joinpath(folder, "PySemiKernels_$i") for i in 0:200]
+        for (i, place) in enumerate(places)
+            mkpath(place)
+            touch(joinpath(place, "Project.toml"))
+            run(`touch -d "$(2 * i) minutes ago" $(joinpath(place, "used"))`)
+        end
         run(command) # of no package
         @test !isdir(old)
         @test isdir(recent)
+        @test map(isdir, places) == [trues(200); false]
     end
 end
