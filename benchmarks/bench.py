@@ -66,9 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="pysemi bench", description=__doc__)
-    parser.add_argument(
-        "--quick", action="store_true", help="the small problems, few repeats: some two minutes"
-    )
+    parser.add_argument("--quick", action="store_true", help="the small problems, few repeats")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers here")
     parser.add_argument(
         "--problems",

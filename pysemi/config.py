@@ -111,7 +111,7 @@ def cache_dir() -> Path:
 
     It is ``$PYSEMI_CACHE_DIR`` if that is set, else ``$XDG_CACHE_HOME/pysemi`` or
     ``~/.cache/pysemi`` on Linux, ``~/Library/Caches/pysemi`` on macOS, and
-    ``%LOCALAPPDATA%\\pysemi\\Cache`` on Windows.
+    ``%LOCALAPPDATA%\pysemi\Cache`` on Windows.
 
     Raises
     ------

@@ -48,6 +48,18 @@ def python(wheel, tmp_path_factory) -> Path:
     return python
 
 
+def run(python, folder, program) -> str:
+    """What a program prints, run in a folder that has nothing of the checkout."""
+    return subprocess.run(
+        [python, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=folder,
+        timeout=120,
+    ).stdout
+
+
 def test_the_wheel_holds_every_file_of_the_package(wheel):
     held = set(zipfile.ZipFile(wheel).namelist())
     files = {
@@ -77,14 +89,9 @@ def test_the_wheel_is_marked_as_typed_and_licensed(wheel):
 
 
 def test_the_installed_wheel_finds_its_own_julia_packages(python, tmp_path):
-    found = subprocess.run(
-        [python, "-c", "from pysemi.runtime.session import julia_packages as p; print(p())"],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=tmp_path,
-        timeout=120,
-    ).stdout.strip()
+    found = run(
+        python, tmp_path, "from pysemi.runtime.session import julia_packages as p; print(p())"
+    ).strip()
     assert Path(found).is_relative_to(python.parents[1])
     assert (Path(found) / "PySemi" / "src" / "PySemi.jl").is_file()
 
@@ -94,14 +101,7 @@ def test_the_installed_wheel_finds_its_own_benchmark(python, tmp_path):
         "from pysemi.cli.bench import benchmark_script as s; from pysemi.cli import main; "
         "print(s(), flush=True); main(['bench', '--help'])"
     )
-    found, *usage = subprocess.run(
-        [python, "-c", program],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=tmp_path,
-        timeout=120,
-    ).stdout.splitlines()
+    found, *usage = run(python, tmp_path, program).splitlines()
     assert Path(found).is_relative_to(python.parents[1])
     assert "--against" in "".join(usage)
 
@@ -113,14 +113,7 @@ def test_the_checkout_uses_the_julia_packages_beside_it():
 
 
 def test_the_installed_wheel_runs_an_experiment(python, tmp_path):
-    where = subprocess.run(
-        [python, "-c", "import pysemi; print(pysemi.__file__)"],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=tmp_path,
-        timeout=120,
-    ).stdout.strip()
+    where = run(python, tmp_path, "import pysemi; print(pysemi.__file__)").strip()
     assert Path(where).is_relative_to(python.parents[1])
     settings = ("epochs=1", "train_limit=20", "test_limit=10", "width=4", "hidden_channels=4")
     changes = [word for setting in settings for word in ("--set", setting)]

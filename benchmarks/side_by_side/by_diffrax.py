@@ -15,8 +15,7 @@ __all__ = ["describe", "prepare", "variants"]
 
 MAX_STEPS = 256
 """Bounds the steps, with room to spare in every problem; and as many checkpoints are kept, so
-that none is computed again: with the default, which keeps fewer, a step took up to a quarter
-longer."""
+that none is computed again."""
 
 
 def describe() -> dict[str, str]:

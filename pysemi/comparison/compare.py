@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pysemi.comparison.gradient import Gradient, Measurement
 from pysemi.comparison.measure import Setting, Solver, on_julia, on_torch, reference
-from pysemi.comparison.models import build
+from pysemi.comparison.models import STIFF_MODELS, build
 from pysemi.stats import SolveStats
 
 __all__ = ["Comparison", "Differences", "compare", "differences"]
@@ -68,8 +68,6 @@ class Comparison:
         weights and initial state).
     torch, julia : Measurement
         Their last solves; dL/dt comes from the solve before, see :func:`compare`.
-    stiff : bool
-        Whether the model is, and torch solved it by its sensitivities.
     """
 
     name: str
@@ -77,7 +75,11 @@ class Comparison:
     reference: Gradient
     torch: Measurement
     julia: Measurement
-    stiff: bool = False
+
+    @property
+    def stiff(self) -> bool:
+        """Whether the model is, and torch solved it by its sensitivities."""
+        return self.name in STIFF_MODELS
 
     @property
     def between(self) -> Differences:
@@ -189,10 +191,7 @@ def compare(
         replace(second, gradient=replace(second.gradient, t=first.gradient.t))
         for first, second in zip(warm, counted, strict=True)
     ]
-    on_torch_, on_julia_ = on_both
-    return Comparison(
-        name, setting, reference(name, setting.dtype), on_torch_, on_julia_, case.stiff
-    )
+    return Comparison(name, setting, reference(name, setting.dtype), *on_both)
 
 
 def differences(a: Gradient, b: Gradient, scale: Gradient) -> Differences:

@@ -168,10 +168,7 @@ class CallersHome(Home):
     def submit(self, job: Callable[[], T]) -> Future[T]:
         """Run ``job`` at once: there is nobody else to run it."""
         future: Future[T] = Future()
-        try:
-            future.set_result(self.run(job))
-        except BaseException as error:
-            future.set_exception(error)
+        _fulfil(future, lambda: self.run(job))
         return future
 
     def run(self, job: Callable[[], T], stop: StopFlag | None = None) -> T:

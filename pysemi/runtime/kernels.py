@@ -8,6 +8,7 @@ ever waits for it, and what goes wrong with it costs no more than its use.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import shutil
@@ -76,9 +77,12 @@ def kept_kernels() -> KeptKernels | None:
     folder = kernel_folder()
     if folder is None:
         return None
-    files = [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
-    packages = sum(path.name == "Project.toml" for path in files)
-    return KeptKernels(folder, packages, sum(path.stat().st_size for path in files))
+    packages = size = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # one that is being written, or removed
+            size += path.stat().st_size if path.is_file() else 0
+            packages += path.name == "Project.toml"
+    return KeptKernels(folder, packages, size)
 
 
 def clear_kernels() -> KeptKernels | None:

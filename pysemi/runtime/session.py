@@ -157,7 +157,7 @@ class Session:
             try:
                 return _plain(self._main.seval(code))
             except Exception as error:
-                # Julia's exception calls Julia for its text, and elsewhere that hangs.
+                # As in _start: no exception of Julia's leaves its thread.
                 problem = PysemiError(f"Julia cannot evaluate {code!r}: {_first_lines(error)}")
             raise problem
 
@@ -298,10 +298,12 @@ def _start(julia: JuliaConfig, initialised: Callable[[], None]) -> _Running:
             command = str(Main.seval(f"PySemi.keep_kernels({arguments})"))
             kernels = KernelCompiler(command.split("\0"))
     except Exception as error:
+        # Julia's exceptions call Julia for their text, and on another thread that may hang.
+        cause = None if type(error).__name__ == "JuliaError" else error
         raise BackendUnavailableError(
             f"Julia ({julia.executable}, project {julia.project}) could not load PySemi.jl: "
             f"{_first_lines(error)}; `pysemi doctor` checks it step by step"
-        ) from error
+        ) from cause
     return _Running(Main, Border(points), kernels)
 
 

@@ -11,6 +11,7 @@ from torch import nn
 import pysemi
 from pysemi.backends.julia import verification
 from pysemi.backends.julia.bridge import forget_warnings
+from pysemi.backends.julia.fields import CompiledField
 from pysemi.compiler import compiled
 from pysemi.errors import ArgumentError, BridgeWarning, CompileError
 from tests.backends.test_julia import gradients
@@ -193,20 +194,14 @@ def test_a_smaller_last_batch_compiles_once_and_for_all(monkeypatch):
         compiled, "trace_joint", lambda *args: traced.append(args[2].shape) or original(*args)
     )
     built = []
-    built_before = verification.compiled_field
-
-    def counted(*args):
-        field, is_new = built_before(*args)
-        built.append(is_new)
-        return field, is_new
-
-    monkeypatch.setattr(verification, "compiled_field", counted)
+    build = CompiledField.__init__
+    monkeypatch.setattr(CompiledField, "__init__", lambda *args: built.append(args) or build(*args))
     field, y0 = Field(), torch.linspace(-1, 1, 14, dtype=torch.float64).view(7, 2)
     for _ in range(3):
         for batch in (y0, y0[:4]):
             assert_equal(*both(field, batch))
     assert traced == [(7, 2), (4, 2)]
-    assert sum(built) <= 2
+    assert len(built) <= 2  # fewer where another test has left its tape
 
 
 @pytest.mark.parametrize(("verify", "evaluations"), [("first", 2), ("always", 6), ("never", 0)])

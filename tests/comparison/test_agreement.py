@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pysemi.comparison import MODELS, STIFF_MODELS, Setting, build, compare
-from pysemi.comparison.measure import on_julia, on_torch
+from pysemi.comparison.measure import on_julia, on_torch, reference
 
 pytestmark = [
     pytest.mark.julia,
@@ -100,6 +100,16 @@ def test_stiff_models_have_the_gradients_of_their_sensitivities(name, dtype, adj
     assert max(from_reference.named().values()) <= found.bound
     # No explicit method would do with so few.
     assert found.julia.forward.accepted + found.julia.backward.accepted < 1000
+
+
+def test_a_component_that_stays_small_needs_a_tolerance_of_its_own():
+    case = build("robertson")
+    expected = reference("robertson", torch.float64).y0
+    off = [
+        float((on_julia(each, Setting(), False).gradient.y0 - expected).abs().max())
+        for each in (case, replace(case, sizes=None))
+    ]
+    assert 20 * off[0] < off[1] < 1e-6
 
 
 @pytest.mark.parametrize(

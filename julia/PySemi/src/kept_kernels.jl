@@ -52,8 +52,8 @@ end
 "Under which `Scalars` has the program's function."
 key(code::LoopCode) = Scalars.key(code.program, length(code.elements) - 1)
 
-"The call that compiles it, in a package that has the functions."
-function Base.string(code::LoopCode)
+"The call that compiles it, as text of a package that has the functions."
+function compile_call(code::LoopCode)
     elements, movements = join(code.elements, ", "), join(code.movements .* "()", ", ")
     return "PySemi.compile_loop(FUNCTIONS[$(repr(key(code)))], ($elements,), ($movements,))"
 end
@@ -66,7 +66,7 @@ struct KernelPackage
 end
 
 function KernelPackage(codes)
-    calls = sort!(unique!(map(string, codes)))
+    calls = sort!(unique!(map(compile_call, codes)))
     programs = sort!(unique!([(code.program, length(code.elements) - 1) for code in codes]))
     contents = join(calls, '\n')
     high, low = hash(contents, UInt(1)), hash(contents, UInt(2))

@@ -143,11 +143,12 @@ function solve_forward!(
     f = ode_function(field, alg)
     problem = ODEProblem{true}(f, u0, (times[1], times[end]), field.memory.params)
     if settings.controls.torchdiffeq
+        # All that a backsolve starts from are the states at the times.
         states = [copy(u0)]
         quartics = dense ? Quartics(times[1], u0) : nothing
         code = march!(f, u0, field.memory.params, times, alg, settings, field; log, quartics) do i, u
             copyto!(view(out, :, i), u)
-            log === nothing && push!(states, copy(u))
+            dense || log !== nothing || push!(states, copy(u))
         end
         log === nothing || return Solved(log, alg, times, code)
         solution = if dense
@@ -155,7 +156,7 @@ function solve_forward!(
                 problem, alg, quartics.times, quartics.states; retcode = code, dense = true,
                 interp = quartics, calculate_error = false
             )
-        else # the states at these times are all that a backsolve starts from
+        else
             SciMLBase.build_solution(
                 problem, alg, times[1:length(states)], states; retcode = code, dense = false
             )

@@ -240,8 +240,8 @@ BUILT_KEPT = 64
 
 def compiled_field(
     session: Session, border: Border, compilation: Compilation, copy: int = 0
-) -> tuple[CompiledField, bool]:
-    """The field of a tape, and whether it had to be built; on the home thread only.
+) -> CompiledField:
+    """The field of a tape, built if Julia has none; on the home thread only.
 
     Parameters
     ----------
@@ -249,13 +249,12 @@ def compiled_field(
         Several solves at a time need fields of their own: which of them.
     """
     field = built_field(compilation, copy)
-    if field is not None:
-        return field, False
-    field = CompiledField(session, border, compilation.tape)
-    _built[_key(compilation, copy)] = field
-    while len(_built) > BUILT_KEPT:
-        _built.popitem(last=False)
-    return field, True
+    if field is None:
+        field = CompiledField(session, border, compilation.tape)
+        _built[_key(compilation, copy)] = field
+        while len(_built) > BUILT_KEPT:
+            _built.popitem(last=False)
+    return field
 
 
 def built_field(compilation: Compilation, copy: int = 0) -> CompiledField | None:

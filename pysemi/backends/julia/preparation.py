@@ -89,7 +89,7 @@ def _compiled(
     workers = min(running.threads, torch.get_num_threads(), problem.trajectories)
     copies = running.run(
         lambda border: [
-            compiled_field(running, border, compilation, copy)[0] for copy in range(1, workers)
+            compiled_field(running, border, compilation, copy) for copy in range(1, workers)
         ]
     )
     return (binding, *map(binding.to, copies)), seconds or 0.0

@@ -90,13 +90,10 @@ def bind_verified(
         Saying what differed.
     """
     began = time.perf_counter()
-    known = built_field(compilation)
-    # Handing work over to the home thread takes longer than all else here.
-    field, is_new = (
-        running.run(lambda border: compiled_field(running, border, compilation))
-        if known is None
-        else (known, False)
-    )
+    field = built_field(compilation)
+    is_new = field is None
+    if field is None:  # a handover to the home thread takes longer than all else here
+        field = running.run(lambda border: compiled_field(running, border, compilation))
     binding = Binding(field, compilation.tensors(inventory), compilation.params(inventory))
     is_first = compilation not in _verdicts
     if verify == "always" or (is_first and verify == "first"):
