@@ -7,6 +7,7 @@ Every process solves its own part of the batch, and they share the gradients. Wh
 wrapped is the module whose ``forward`` solves, not the vector field.
 """
 
+import gc
 import os
 
 import torch
@@ -78,4 +79,7 @@ if __name__ == "__main__":
     else:
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     main()
+    # DistributedDataParallel is part of a cycle. While it lives, so do gloo's threads, and one
+    # that lets go of a tensor after Python has ended aborts the process (PyTorch issue 190489).
+    gc.collect()
     dist.destroy_process_group()

@@ -7,6 +7,7 @@ What it found is in FOLDER/RANK.pt.
 
 from __future__ import annotations
 
+import gc
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -118,9 +119,10 @@ def main(rank: int, size: int, backend: str, folder: Path) -> None:
         one_solve(wrapped, mine)
     found["backends"] = [(s.backend, s.bridge) for s in (*solves.forward, *solves.backward)]
     torch.save(found, folder / f"{rank}.pt")
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], Path(sys.argv[4]))
+    gc.collect()  # as in examples/distributed.py
+    dist.destroy_process_group()

@@ -47,8 +47,9 @@ class CompiledField:
 
     @property
     def kernels(self) -> int:
-        """How many kernels compute f and both its products."""
-        return len(list(self.tape.programs.values())[-1])
+        """How many kernels compute f and both its products, or f alone if none are compiled."""
+        programs = self.tape.programs
+        return len(programs.get("joint", programs["field"]))
 
     def __repr__(self) -> str:
         (y,) = self.tape.of_role("y")

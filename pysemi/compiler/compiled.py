@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pysemi.compiler.inventory import Inventory, Same, take_inventory
-from pysemi.compiler.lower import Place, lower
+from pysemi.compiler.lower import Place, Results, lower
 from pysemi.compiler.tape import Role, Tape
 from pysemi.compiler.trace import FlatField, Traced, trace_field, trace_joint
 from pysemi.compiler.translate import translate
@@ -143,12 +143,25 @@ class _Subject:
         return ["t", "y"] if self.params is None else ["t", "y", "cotangent"]
 
     @property
-    def programs(self) -> dict[str, list[str]]:
-        """Each with the results that it computes; the last computes all, in the traced order."""
+    def results(self) -> list[str]:
+        """Of what is traced, in order."""
+        return ["dy"] if self.params is None else ["dy", "y_bar", *self._bars]
+
+    @property
+    def _bars(self) -> list[str]:
+        return [f"param_bar{index}" for index in range(len(self.params or ()))]
+
+    @property
+    def programs(self) -> dict[str, Results]:
+        """Each with the results that it computes."""
         if self.params is None:
-            return {"field": ["dy"]}
-        bars = [f"param_bar{index}" for index in range(len(self.params))]
-        return {"field": ["dy"], "pullback": ["dy", "y_bar"], "joint": ["dy", "y_bar", *bars]}
+            return {"field": Results(["dy"])}
+        return {
+            "field": Results(["dy"]),
+            "pullback": Results(["dy", "y_bar"]),
+            "joint": Results(self.results),
+            "reverse": Results(["y_bar"], added=self._bars),
+        }
 
 
 _known: OrderedDict[Any, Compilation | Untranslatable] = OrderedDict()
@@ -302,10 +315,9 @@ def _lower(
     names, captured = _name_captured(traced, params, inventory)
     places |= {f"tensor{index}": Place("tensor", 0, index) for index in range(len(captured))}
     programs = subject.programs
-    outputs = list(programs.values())[-1]
-    graph = translate(traced.module, subject.inputs, outputs, names)
+    graph = translate(traced.module, subject.inputs, subject.results, names)
     # A role that no program has a use for has one element.
-    used = {places[name].role for name in (*subject.inputs, *outputs)}
+    used = {places[name].role for name in (*subject.inputs, *subject.results)}
     size = prod(y.shape)
     sizes: dict[Role, int] = {
         "t": 1,

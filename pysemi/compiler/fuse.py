@@ -25,6 +25,15 @@ def fuse(graph: Graph, outputs: Sequence[str]) -> Graph:
     (transposed and reshaped, if need be), and nobody else does; or if reading it anew costs
     no more than reading its result.
     """
+    while True:
+        # Of several readers that became one node, what they read may go into that now.
+        joined = _join(graph, outputs)
+        if len(joined.nodes(outputs)) == len(graph.nodes(outputs)):
+            return joined
+        graph = joined
+
+
+def _join(graph: Graph, outputs: Sequence[str]) -> Graph:
     nodes = graph.nodes(outputs)
     readers = Counter(source for node in nodes for source in set(node.sources()))
     for name in outputs:
@@ -37,7 +46,7 @@ def fuse(graph: Graph, outputs: Sequence[str]) -> Graph:
         if node.kind == "pointwise":
             args, program = _absorb(node, args, readers, fused)
             fused[node] = replace(node, args=args, attrs=(program,))
-        elif node.kind == "assemble":
+        elif node.kind == "assemble" and not _has_programs(node):
             fused[node] = _absorb_pieces(node, args, readers, fused)
         else:
             fused[node] = replace(node, args=args)
@@ -45,6 +54,11 @@ def fuse(graph: Graph, outputs: Sequence[str]) -> Graph:
     result.outputs = {name: _moved(graph.outputs[name], fused) for name in outputs}
     result.inputs = {name: fused[node] for name, node in graph.inputs.items() if node in fused}
     return result
+
+
+def _has_programs(node: Node) -> bool:
+    """Whether the pieces of an "assemble" node have become programs of their own."""
+    return len(node.attrs) == 3
 
 
 def _moved(x: Operand, fused: dict[Node, Node]) -> Operand:

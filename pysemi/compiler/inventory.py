@@ -8,10 +8,10 @@ Walking must be quick, since it happens before every solve.
 from __future__ import annotations
 
 import types
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from hashlib import blake2b
 from typing import Any
 
@@ -120,34 +120,7 @@ class _Walk:
             return
         self._seen[id(x)] = len(self._seen)
         self._kept.append(x)
-        if isinstance(x, Tensor):
-            self._tensor(x, path)
-        elif isinstance(x, nn.Module):
-            self._module(x, path)
-        elif isinstance(x, (list, tuple, set, frozenset, deque)):
-            self._sequence(x, path)
-        elif isinstance(x, Mapping):
-            self._mapping(x, path)
-        elif isinstance(x, types.FunctionType):
-            self._function(x, path)
-        elif isinstance(x, types.MethodType):
-            self.key.append("method")
-            self.visit(x.__func__, path)
-            self.visit(x.__self__, f"{path}.__self__")
-        elif isinstance(x, partial):
-            self.key.append("partial")
-            self.visit(x.func, path)
-            self.visit(x.args, f"{path}.args")
-            self.visit(x.keywords, f"{path}.keywords")
-        elif isinstance(x, np.ndarray) and x.dtype != object:
-            digest = blake2b(np.ascontiguousarray(x).tobytes()).digest()
-            self._plain((x.shape, str(x.dtype), digest), path)
-        elif isinstance(x, (type, types.ModuleType, types.BuiltinFunctionType)):
-            self.key.append(Same(x))
-        elif isinstance(x, PLAIN):  # subclasses of int and the like
-            self._plain(x, path)
-        else:
-            self._object(x, path)
+        _way_to_visit(kind)(self, x, path)  # type: ignore[arg-type]
 
     def _plain(self, x: Any, path: str) -> None:
         # repr tells 0.0 from -0.0 and from 0, and makes NaN equal to itself.
@@ -160,14 +133,33 @@ class _Walk:
         self.tensors.append(x)
         self.paths.append(path)
 
+    def _array(self, x: np.ndarray[Any, Any], path: str) -> None:
+        if x.dtype == object:
+            self._object(x, path)
+            return
+        digest = blake2b(np.ascontiguousarray(x).tobytes()).digest()
+        self._plain((x.shape, str(x.dtype), digest), path)
+
+    def _method(self, x: types.MethodType, path: str) -> None:
+        self.key.append("method")
+        self.visit(x.__func__, path)
+        self.visit(x.__self__, f"{path}.__self__")
+
+    def _partial(self, x: partial[Any], path: str) -> None:
+        self.key.append("partial")
+        self.visit(x.func, path)
+        self.visit(x.args, f"{path}.args")
+        self.visit(x.keywords, f"{path}.keywords")
+
+    def _itself(self, x: Any, _path: str) -> None:
+        self.key.append(Same(x))
+
     def _module(self, x: nn.Module, path: str) -> None:
         self.key.append(type(x))
         self._code_of(type(x), path)
         for name, value in vars(x).items():
             # Most of a module's own bookkeeping is empty, and says nothing then.
-            if name.startswith("_") and isinstance(value, (dict, OrderedDict, set)) and not value:
-                continue
-            if name in _UNREAD:
+            if name in _UNREAD or (name in _BOOKKEEPING and not value):
                 continue
             self.key.append(name)
             inner = path if name in ("_parameters", "_buffers", "_modules") else f"{path}.{name}"
@@ -267,8 +259,32 @@ class _Walk:
 
 _PLAIN_TYPES = frozenset(PLAIN)
 
+_WAYS: tuple[tuple[Any, Callable[[_Walk, Any, str], None]], ...] = (
+    (Tensor, _Walk._tensor),
+    (nn.Module, _Walk._module),
+    ((list, tuple, set, frozenset, deque), _Walk._sequence),
+    (Mapping, _Walk._mapping),
+    (types.FunctionType, _Walk._function),
+    (types.MethodType, _Walk._method),
+    (partial, _Walk._partial),
+    (np.ndarray, _Walk._array),
+    ((type, types.ModuleType, types.BuiltinFunctionType), _Walk._itself),
+    (PLAIN, _Walk._plain),  # subclasses of int and the like
+)
+
+
+@lru_cache(maxsize=4096)
+def _way_to_visit(kind: type) -> Callable[[_Walk, Any, str], None]:
+    return next((way for kinds, way in _WAYS if issubclass(kind, kinds)), _Walk._object)
+
+
 _UNREAD = frozenset({"_version", "_is_full_backward_hook", "_non_persistent_buffers_set"})
 """Attributes of every module that its forward does not depend on."""
+
+_BOOKKEEPING = frozenset(
+    name for name, value in vars(nn.Module()).items() if isinstance(value, (dict, set))
+)
+"""Attributes of every module that say nothing where they are empty."""
 
 
 @cache

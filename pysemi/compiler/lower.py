@@ -7,17 +7,18 @@ soon as what it holds has been read for the last time.
 from __future__ import annotations
 
 from bisect import insort
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
-from pysemi.compiler.fuse import fuse
+from pysemi.compiler.fuse import MOST_INPUTS, fuse
 from pysemi.compiler.graph import Graph, Literal, Node, Operand, View, contiguous_strides
 from pysemi.compiler.scalar import Program, Reference, julia_literal
 from pysemi.compiler.tape import Buffer, Instruction, Role, Tape, Window
 
-__all__ = ["Place", "lower"]
+__all__ = ["Place", "Results", "lower"]
 
 ALIGNMENT = 64
 """Bytes: a cache line, and the widest vector register."""
@@ -36,9 +37,25 @@ class Place:
     index: int = 0
 
 
+@dataclass(frozen=True)
+class Results:
+    """What a program leaves behind: outputs of the graph, by name.
+
+    Attributes
+    ----------
+    written : sequence of str
+        In place of what was there.
+    added : sequence of str
+        To what was there.
+    """
+
+    written: Sequence[str]
+    added: Sequence[str] = ()
+
+
 def lower(
     graph: Graph,
-    programs: Mapping[str, Sequence[str]],
+    programs: Mapping[str, Results],
     places: Mapping[str, Place],
     sizes: Mapping[Role, int],
     dtype: torch.dtype,
@@ -49,7 +66,7 @@ def lower(
     ----------
     graph : Graph
     programs : mapping
-        Name of a program -> the graph's outputs that it computes.
+        Name of a program -> those of the graph's outputs that it computes.
     places : mapping
         Name of an input or output -> where it lies.
     sizes : mapping
@@ -59,9 +76,13 @@ def lower(
     """
     memory = _Memory(places, dict.fromkeys(sizes, dtype), sizes)
     lowered = {}
-    for name, outputs in programs.items():
-        present = [output for output in outputs if output in graph.outputs]
-        lowered[name] = _Program(fuse(graph, present), present, memory).instructions
+    for name, results in programs.items():
+        written, added = (
+            [output for output in outputs if output in graph.outputs]
+            for outputs in (results.written, results.added)
+        )
+        program = _Program(fuse(graph, [*written, *added]), written, added, memory)
+        lowered[name] = program.instructions
     return Tape(tuple(memory.buffers), lowered)
 
 
@@ -136,9 +157,13 @@ class _WorkSpace:
 class _Program:
     """Lowers the graph of one program."""
 
-    def __init__(self, graph: Graph, outputs: Sequence[str], memory: _Memory) -> None:
+    def __init__(
+        self, graph: Graph, written: Sequence[str], added: Sequence[str], memory: _Memory
+    ) -> None:
         self._emitted: list[Instruction] = []
         self._memory = memory
+        self._adding: set[Node] = set()
+        outputs = [*written, *added]
         self._space = _WorkSpace()
         self._where: dict[Node, tuple[Buffer, int]] = {}
         nodes = graph.nodes(outputs)
@@ -146,8 +171,9 @@ class _Program:
         for index, node in enumerate(nodes):
             for source in node.sources():
                 self._last_read[source] = index
-        late = self._direct_outputs(graph, outputs)
-        for name in late:
+        late = self._direct_outputs(graph, written)
+        late_sums = self._direct_sums(graph, outputs, added, nodes)
+        for name in (*late, *late_sums):
             out = graph.outputs[name]
             if isinstance(out, View):
                 self._last_read[out.source] = len(nodes)
@@ -155,6 +181,8 @@ class _Program:
             self._lower(node, index)
         for name in late:
             self._copy_out(name, graph.outputs[name])
+        for name in late_sums:
+            self._add_out(name, graph.outputs[name])
 
     @property
     def instructions(self) -> tuple[Instruction, ...]:
@@ -172,6 +200,29 @@ class _Program:
                 and out.source not in self._where
             ):
                 self._where[out.source] = self._memory.given(name)
+            else:
+                late.append(name)
+        return late
+
+    def _direct_sums(
+        self, graph: Graph, outputs: Sequence[str], added: Sequence[str], nodes: Sequence[Node]
+    ) -> list[str]:
+        """Let what nobody else reads be added where it belongs; return the others."""
+        readers = Counter(source for node in nodes for source in set(node.sources()))
+        readers.update(
+            out.source for out in map(graph.outputs.get, outputs) if isinstance(out, View)
+        )
+        late = []
+        for name in added:
+            out = graph.outputs[name]
+            if (
+                isinstance(out, View)
+                and out.is_whole
+                and readers[out.source] == 1
+                and _can_add(out.source)
+            ):
+                self._where[out.source] = self._memory.given(name)
+                self._adding.add(out.source)
             else:
                 late.append(name)
         return late
@@ -272,7 +323,11 @@ class _Program:
 
     def _lower_pointwise(self, node: Node) -> None:
         program: Program = node.attrs[0]
-        self._map(node, self._out(node), program, _views(node.args))
+        args = _views(node.args)
+        if node in self._adding:
+            program = program.added_to(Reference("x", program.inputs + 1))
+            args.append(node.whole())
+        self._map(node, self._out(node), program, args)
 
     def _map(self, node: Node, out: Window, program: Program, args: Sequence[View]) -> None:
         size = 1
@@ -300,7 +355,9 @@ class _Program:
 
     def _lower_matmul(self, node: Node) -> None:
         a, b = _views(node.args)
-        self._emit(node, "matmul", self._out(node), (a, b), flops=2 * node.size * a.shape[-1])
+        words = ("add",) if node in self._adding else ()
+        flops = 2 * node.size * a.shape[-1]
+        self._emit(node, "matmul", self._out(node), (a, b), *words, flops=flops)
 
     def _lower_reduce(self, node: Node) -> None:
         name, over = node.attrs
@@ -309,7 +366,8 @@ class _Program:
         # Over the operand's shape, with stride 0 where the result is added up.
         spread = tuple(0 if d in over else step for d, step in enumerate(out.stride))
         wide = Window(out.buffer, arg.shape, spread, out.offset)
-        self._emit_loops(node, "reduce", wide, (arg,), name, flops=arg.size)
+        words = (name, "add") if node in self._adding else (name,)
+        self._emit_loops(node, "reduce", wide, (arg,), *words, flops=arg.size)
 
     def _lower_window(self, node: Node) -> None:
         self._emit(node, "window", self._out(node), _views(node.args), *node.attrs)
@@ -350,14 +408,38 @@ class _Program:
         self._emit(node, "searchsorted", self._out(node), _views(node.args), side)
 
     def _copy_out(self, name: str, x: Operand) -> None:
-        buffer, offset = self._memory.given(name)
-        shape = x.shape
-        out = Window(buffer, shape, contiguous_strides(shape), offset)
-        nobody = Node("pointwise", shape, x.dtype)
+        nobody, out = self._result(name, x)
         self._fill(nobody, out, x)
+
+    def _add_out(self, name: str, x: Operand) -> None:
+        if isinstance(x, Literal) and x.value == 0:
+            return
+        nobody, out = self._result(name, x)
+        addend: Reference | str = Reference("x", 2)
+        addends = []
+        if isinstance(x, Literal):
+            addend = julia_literal(x)
+        else:
+            addends = [self._window(x)]
+        program = Program.of("$1 + $2", [Reference("x", 1), addend])
+        for to, *windows in _within_levels((out, out, *addends)):
+            self._append(nobody, "pointwise", to, tuple(windows), (), program, nobody.size)
+
+    def _result(self, name: str, x: Operand) -> tuple[Node, Window]:
+        buffer, offset = self._memory.given(name)
+        out = Window(buffer, x.shape, contiguous_strides(x.shape), offset)
+        return Node("pointwise", x.shape, x.dtype), out
 
 
 _COPY = Program.of("$1", [Reference("x", 1)])
+
+
+def _can_add(node: Node) -> bool:
+    """Whether a kernel adds to what is there."""
+    if node.kind == "pointwise":
+        program: Program = node.attrs[0]
+        return program.inputs < MOST_INPUTS
+    return node.kind == "matmul" or (node.kind == "reduce" and node.attrs[0] == "sum")
 
 
 def _views(args: Sequence[Operand]) -> list[View]:

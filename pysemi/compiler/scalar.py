@@ -70,6 +70,16 @@ class Program:
         inputs = len({arg for arg in args if isinstance(arg, Reference)})
         return cls(inputs, ((template, tuple(args)),))
 
+    def added_to(self, operand: Reference) -> Program:
+        """The sum of one more operand and this program's result.
+
+        >>> str(Program.of("tanh($1)", [Reference("x", 1)]).added_to(Reference("x", 2)))
+        'v1 = tanh(x1); x2 + v1'
+        """
+        result = Reference("v", len(self.statements))
+        total = ("$1 + $2", (operand, result))
+        return Program(self.inputs + 1, (*self.statements, total))
+
     @property
     def is_copy(self) -> bool:
         """Whether it returns its only operand unchanged."""

@@ -7,6 +7,7 @@ The text is what Julia reads (``julia/PySemi/src/tape.jl``) and what a person re
     program field                          the instructions that follow belong to it
     %7[20,50] = matmul %2[20,2] %4[2,50|1,2|0]
     %7[20,50] = pointwise %7[20,50] %5[20,50|0,1|0] :: tanh(x1 + x2)
+    %6[2,50] = matmul %3[2,20|1,2|0] %7[20,50] add      to what %6 holds
 
 A view is ``%buffer[shape|strides|offset]`` in elements, in torch's order of dimensions;
 strides and offset are left out where the view is the whole buffer, as it lies.
@@ -124,7 +125,7 @@ class Tape:
     buffers : tuple of Buffer
     programs : dict of str to tuple of Instruction
         "field" computes f, or an event function's values; "pullback" f and λᵀ∂f/∂y; "joint"
-        those and λᵀ∂f/∂θ.
+        those and λᵀ∂f/∂θ. "reverse" computes λᵀ∂f/∂y, and adds λᵀ∂f/∂θ to what is there.
     """
 
     buffers: tuple[Buffer, ...]

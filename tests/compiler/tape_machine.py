@@ -130,8 +130,9 @@ class TapeMachine:
         assert value.dtype == out.dtype, (expression, value.dtype, out.dtype)
         out.copy_(value.clone())
 
-    def _matmul(self, out: Tensor, views: list[Tensor], _words: Any, _none: str) -> None:
-        out.copy_(views[0] @ views[1])
+    def _matmul(self, out: Tensor, views: list[Tensor], words: list[str], _none: str) -> None:
+        product = views[0] @ views[1]
+        out.copy_(out + product if words == ["add"] else product)
 
     def _reduce(self, out: Tensor, views: list[Tensor], words: list[str], _none: str) -> None:
         over = [
@@ -146,7 +147,8 @@ class TapeMachine:
         else:
             function = {"sum": torch.sum, "max": torch.amax, "min": torch.amin}[words[0]]
             result = function(views[0], dim=over, keepdim=True)
-        out.as_strided(result.shape, out.stride(), out.storage_offset()).copy_(result)
+        narrow = out.as_strided(result.shape, out.stride(), out.storage_offset())
+        narrow.copy_(narrow + result if "add" in words else result)
 
     def _window(self, out: Tensor, views: list[Tensor], words: list[str], _none: str) -> None:
         source, where = views

@@ -75,12 +75,15 @@ def outcome(model, dtype, tolerance=None):
     packed = torch.cat([torch.zeros(0, dtype=dtype), *[bar.reshape(-1) for bar in bars]])
     machine = TapeMachine(str(compilation.tape))
     tolerance = tolerance or TOLERANCES[dtype]
-    for program in ("field", "pullback", "joint"):
+    for program in ("field", "pullback", "joint", "reverse"):
+        machine.roles["params_bar"][0].zero_()
         got = run(machine, compilation, inventory, program, t, y, cotangent)
         pairs = {"f": (got[0], dy)}
+        if program == "reverse":
+            pairs.clear()
         if program != "field":
             pairs["y_bar"] = (got[1], y_bar)
-        if program == "joint":
+        if program in ("joint", "reverse"):
             pairs["params_bar"] = (got[2][: len(packed)], packed)
         for what, (found, expected) in pairs.items():
             wrong = difference(found, expected.reshape(-1), tolerance)

@@ -62,13 +62,18 @@ def check(model, dtype, rounded=None):
             torch.zeros_like(x) if bar is None else bar
             for x, bar in zip((y, *model.params), (y_bar, *bars), strict=True)
         ]
+        packed = torch.cat([torch.zeros(0, dtype=dtype), *[bar.reshape(-1) for bar in bars]])
         for program in ("field", "pullback", "joint"):
             got = run(machine, compilation, inventory, program, t, y, cotangent)
             assert close(got[0], dy.reshape(-1), kind), program
             if program != "field":
                 assert close(got[1], y_bar.reshape(-1), kind), program
-        if bars:
-            assert close(got[2], torch.cat([bar.reshape(-1) for bar in bars]), kind)
+        assert not bars or close(got[2], packed, kind)
+        if y_bar.any():  # what is always zero is never written
+            machine.roles["y_bar"][0].fill_(torch.nan)
+        got = run(machine, compilation, inventory, "reverse", t, y, cotangent)
+        assert close(got[1], y_bar.reshape(-1), kind)
+        assert not bars or close(got[2], 2 * packed, kind)  # once more than what was there
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -102,6 +107,44 @@ def test_a_bias_and_its_activation_are_one_kernel():
     assert sum("matmul" in text for text in texts) == 3
     assert sum("tanh" in text for text in texts) == 2
     assert len(texts) <= 7  # sin(t) may stand apart
+
+
+def test_the_reverse_program_computes_no_f_and_adds_products_in_place():
+    compilation, *_ = compiled(build("perceptron-tanh"))
+    programs = compilation.tape.programs
+    for name, count in (("joint", 9), ("reverse", 8)):  # f's last layer is not needed
+        assert sum(x.kernel == "matmul" for x in programs[name]) == count
+    adding = [x for x in programs["reverse"] if "add" in x.words]
+    assert [x.out.buffer.role for x in adding] == ["params_bar"] * 6
+    assert not any(x.out.buffer.role == "dy" for x in programs["reverse"])
+
+
+def test_a_product_that_is_read_elsewhere_is_not_added_in_place():
+    class Read(nn.Module):
+        """Two parameters that have one gradient, which is one node."""
+
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Parameter(torch.randn(3, 3, dtype=torch.float64))
+            self.b = nn.Parameter(torch.zeros(3, 3, dtype=torch.float64))
+
+        def forward(self, t, y):
+            return (y @ (self.a + self.b)).tanh()
+
+    model = Read()
+    y0 = torch.randn(4, 3, dtype=torch.float64)
+    params = tuple(model.parameters())
+    compilation, inventory = compile_field(
+        model, StateLayout.of(y0), torch.tensor(0.0, dtype=torch.float64), y0, params
+    )
+    machine = TapeMachine(str(compilation.tape))
+    t, cotangent = torch.tensor(0.3, dtype=torch.float64), torch.randn_like(y0)
+    _, y_bar, *bars = evaluate_joint(model, t, y0, cotangent, params)
+    for times in (1, 2, 3):
+        got = run(machine, compilation, inventory, "reverse", t, y0, cotangent)
+        assert close(got[1], y_bar.reshape(-1), y0.dtype)
+        expected = times * torch.cat([bar.reshape(-1) for bar in bars])
+        assert close(got[2], expected, y0.dtype)
 
 
 def test_work_space_is_used_again():

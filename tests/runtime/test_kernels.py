@@ -210,7 +210,7 @@ class TestProcesses:
         later = solved()
         assert later["loaded"] == [packages(cache)[0].name]
         assert later["gradients"] == alone[0]["gradients"] == alone[1]["gradients"]
-        assert later["compiled"] < 0.3 * min(each["compiled"] for each in alone)
+        assert later["compiled"] < 0.7 * min(each["compiled"] for each in alone)
         assert images(cache)[0].stat().st_ino == kept  # nothing is written again
 
         # What is damaged is not used, and is mended.

@@ -72,6 +72,7 @@ function solve_until!(
     )
     copyto!(view(out, :, 1), u0)
     f = ode_function(field, alg)
+    log === nothing || follow!(field, log)
     if iszero(event(u0, t0))
         copyto!(view(out, :, 2), u0)
         return Solved(nothing, alg, [t0, t0], ReturnCode.Success)

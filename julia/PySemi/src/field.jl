@@ -3,9 +3,38 @@
 using SciMLBase: ODEFunction
 
 """
+    Trail(like, n)
+
+The latest `n` evaluations of f by a solver: when, and the slopes.
+"""
+mutable struct Trail{V}
+    const times::Vector{Float64}
+    const slopes::Vector{V}
+    "How many there were; the `i`th of all lies at `mod1(i, n)`."
+    count::Int
+end
+Trail(like::V, n) where {V} = Trail{V}(fill(NaN, n), [similar(like) for _ in 1:n], 0)
+
+function note_slope!(trail::Trail, t, slope)
+    trail.count += 1
+    place = mod1(trail.count, length(trail.times))
+    trail.times[place] = t
+    copyto!(trail.slopes[place], slope)
+    return nothing
+end
+
+"The `i`th evaluation of all, the time and the slope; of those that are forgotten, nothing."
+function noted(trail::Trail, i)
+    n = length(trail.times)
+    trail.count - n < i <= trail.count || return nothing
+    place = mod1(i, n)
+    return trail.times[place], trail.slopes[place]
+end
+
+"""
     Field{T, V}
 
-A vector field with memory and three programs. Solvers ask for f, λᵀ∂f/∂y and λᵀ∂f/∂θ one
+A vector field with memory and its programs. Solvers ask for f, λᵀ∂f/∂y and λᵀ∂f/∂θ one
 after the other at the same point: the first question runs the program that answers all that
 will be asked there, the others read its results.
 
@@ -16,6 +45,8 @@ mutable struct Field{T, V <: AbstractVector{T}}
     const field::Thunk
     const pullback::Thunk
     const joint::Thunk
+    "Computes λᵀ∂f/∂y and adds λᵀ∂f/∂θ to what memory holds; f is left as it is."
+    const reverse::Thunk
     const roots::Any
     const tally::Tally
     "What has been computed at the point in memory."
@@ -30,17 +61,41 @@ mutable struct Field{T, V <: AbstractVector{T}}
     direction::Int
     "Set to non-zero from outside to stop a solve."
     stop::Ptr{Int32}
+    "The latest slopes, where they are followed."
+    trail::Union{Nothing, Trail{V}}
 end
 
-function Field(memory::Memory{T, V}, field, pullback, joint, roots) where {T, V}
+function Field(
+        memory::Memory{T, V}, field, pullback, joint, roots; reverse = thunk(AddingJoint(memory, joint))
+    ) where {T, V}
     return Field{T, V}(
-        memory, field, pullback, joint, roots, Tally(), NOTHING, NaN, true, Float64[], NaN, 1, C_NULL
+        memory, field, pullback, joint, reverse, roots, Tally(), NOTHING, NaN, true, Float64[], NaN, 1,
+        C_NULL, nothing
     )
 end
 
 function Field(tape::Tape)
     program(name) = thunk(TapeProgram(Base.get(tape.programs, name, Thunk[])))
-    return Field(tape.memory, program("field"), program("pullback"), program("joint"), tape)
+    return Field(
+        tape.memory, program("field"), program("pullback"), program("joint"), tape;
+        reverse = program("reverse")
+    )
+end
+
+"The program \"reverse\" of a field that has none of its own."
+struct AddingJoint{V} <: Function
+    params_bar::V
+    sum::V
+    joint::Thunk
+end
+AddingJoint(memory::Memory, joint) = AddingJoint(memory.params_bar, similar(memory.params_bar), joint)
+
+function (program::AddingJoint)()
+    (; params_bar, sum, joint) = program
+    copyto!(sum, params_bar)
+    joint()
+    params_bar .+= sum
+    return nothing
 end
 
 "Whether the field can say λᵀ∂f/∂y; a tape for forward solves alone cannot."
@@ -87,6 +142,7 @@ function prepare!(field; recording, stop, from, direction, jumps, wants_params)
     field.direction = direction
     field.jumps = jumps
     field.wants_params = wants_params
+    field.trail = nothing
     start_step!(field, from)
     return field
 end
@@ -147,13 +203,32 @@ function evaluate!(field, level, program::Thunk, y, λ, t)
     return nothing
 end
 
+"""
+Compute λᵀ∂f/∂y at (t, y, λ), and add λᵀ∂f/∂θ to what memory holds of it. What else is known of a
+point is forgotten.
+"""
+function reverse!(field, y, λ, t)
+    (; memory) = field
+    check_stop(field)
+    copyto!(memory.y, y)
+    fill!(memory.t, one_sided(field, t))
+    copyto!(memory.cotangent, λ)
+    count_evaluation!(field.tally, t)
+    field.done = NOTHING
+    field.reverse()
+    field.tally.nvjp += 1
+    return nothing
+end
+
 "f as the solvers call it."
 struct VectorField{F <: Field} <: Function
     field::F
 end
 function (f::VectorField)(du, u, _, t)
-    evaluate!(f.field, FIELD, f.field.field, u, nothing, t)
-    copyto!(du, f.field.memory.dy)
+    (; field) = f
+    evaluate!(field, FIELD, field.field, u, nothing, t)
+    copyto!(du, field.memory.dy)
+    field.trail === nothing || note_slope!(field.trail, t, field.memory.dy)
     return nothing
 end
 

@@ -39,6 +39,15 @@ function perceptron_tape(T, b)
     %7[2,3|3,1|9] = matmul %3[2,$b|1,2|0] %8[$b,3]
     %7[3,2|2,1|0] = matmul %9[3,$b|1,3|0] %2[$b,2]
     %7[$b,3|0,1|6] = reduce %9[$b,3] sum
+    program reverse
+    %8[$b,3] = matmul %2[$b,2] %4[2,3|1,2|0]
+    %8[$b,3] = pointwise %8[$b,3] %4[$b,3|0,1|6] :: v1 = x1 + x2; tanh(v1)
+    %9[$b,3] = matmul %3[$b,2] %4[2,3|3,1|9]
+    %9[$b,3] = pointwise %9[$b,3] %8[$b,3] :: v1 = x2 * x2; v2 = $one - v1; x1 * v2
+    %6[$b,2] = matmul %9[$b,3] %4[3,2|2,1|0]
+    %7[2,3|3,1|9] = matmul %3[2,$b|1,2|0] %8[$b,3] add
+    %7[3,2|2,1|0] = matmul %9[3,$b|1,3|0] %2[$b,2] add
+    %7[$b,3|0,1|6] = reduce %9[$b,3] sum add
     """
 end
 

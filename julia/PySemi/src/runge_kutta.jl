@@ -2,6 +2,9 @@
 # themselves: one step is made with a vector field whose i-th evaluation is the i-th unit
 # vector, so that every state which the method makes up says how it was made.
 
+"Pairs `i => c_i`, for the sum of `c_i x_i`."
+const Combination = Vector{Pair{Int, Float64}}
+
 """
     RungeKutta
 
@@ -9,17 +12,20 @@ An explicit Runge–Kutta method: `Y_i = y + h Σ_j a_ij k_j`, `k_i = f(t + c_i 
 `y + h Σ_i b_i k_i` at the step's end.
 
 # Fields
-- `rows`: of each stage, pairs `j => a_ij`. Stages beyond those of the step serve
-  interpolation.
+- `rows`: of each stage, pairs `j => a_ij`.
+- `columns`: of each stage, pairs `i => a_ij`.
 - `nodes`: the `c_i`.
-- `weights`: the `b_i`.
+- `weights`: pairs `i => b_i`.
 - `between`: for Θ in (0, 1), the weights of the solution inside a step, `y + h Σ_i w_i k_i`.
+- `own`: how many stages the step itself has; those beyond them serve interpolation.
 """
 struct RungeKutta
-    rows::Vector{Vector{Pair{Int, Float64}}}
+    rows::Vector{Combination}
+    columns::Vector{Combination}
     nodes::Vector{Float64}
-    weights::Vector{Float64}
+    weights::Combination
     between::Any
+    own::Int
 end
 
 nstages(method::RungeKutta) = length(method.rows)
@@ -82,9 +88,10 @@ function read_method(alg, torchdiffeq)
     between(0.5) # which may need more stages
     total = length(probe.states)
     rows = [nonzeros(state) for state in probe.states]
+    columns = [[i => a for i in 1:total for (k, a) in rows[i] if k == j] for j in 1:total]
     is_explicit = all(i -> all(((j, _),) -> j < i, rows[i]), 1:total) && iszero(probe.times[1])
     is_explicit && repeats(alg, torchdiffeq, probe, stages, weights) || refuse()
-    return RungeKutta(rows, copy(probe.times), [weights; zeros(total - stages)], between)
+    return RungeKutta(rows, columns, copy(probe.times), nonzeros(weights), between, stages)
 end
 
 const METHODS = Dict{Tuple{DataType, Bool}, RungeKutta}()
@@ -103,18 +110,18 @@ function start_probe(probe, alg, torchdiffeq)
     )
 end
 
-nonzeros(state) = [j => a for (j, a) in enumerate(state) if a != 0]
+nonzeros(state)::Combination = [j => a for (j, a) in enumerate(state) if a != 0]
 
 "Weights of the algorithm's own interpolation."
 function own_weights(integrator)
     out = similar(integrator.u)
-    return Θ -> copy(integrator(out, Θ))
+    return Θ -> nonzeros(integrator(out, Θ))
 end
 
 "Weights of torchdiffeq's interpolation."
 function torchdiffeq_weights(integrator, like)
     work = Interpolation(integrator.u)
-    return Θ -> copy(interpolate!(work, integrator, like, Θ))
+    return Θ -> nonzeros(interpolate!(work, integrator, like, Θ))
 end
 
 "Whether a second step does from the first one's end what the first did from zero."

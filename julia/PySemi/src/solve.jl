@@ -141,6 +141,7 @@ function solve_forward!(
     copyto!(view(out, :, 1), u0)
     length(times) == 1 && return Solved(nothing, alg, times, ReturnCode.Success)
     f = ode_function(field, alg)
+    log === nothing || follow!(field, log)
     problem = ODEProblem{true}(f, u0, (times[1], times[end]), field.memory.params)
     if settings.controls.torchdiffeq
         # All that a backsolve starts from are the states at the times.

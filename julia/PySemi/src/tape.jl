@@ -216,9 +216,9 @@ function make_pointwise(kinds, buffers, out, views, _, program)
     return Base.invokelatest(kinds.pointwise, f, buffers, out, views)
 end
 
-function make_product(kinds, buffers, out, views, _, _)
+function make_product(kinds, buffers, out, views, words, _)
     same_types(buffers, out, views...)
-    return kinds.product(buffers, out, views...)
+    return kinds.product(buffers, out, views..., "add" in words)
 end
 
 const REDUCTIONS =
@@ -227,7 +227,7 @@ const REDUCTIONS =
 function make_reduction(kinds, buffers, out, views, words, _)
     same_shapes(out, views[1])
     same_types(buffers, out, views[1])
-    return kinds.reduction(REDUCTIONS[words[1]], buffers, out, views[1])
+    return kinds.reduction(REDUCTIONS[words[1]], buffers, out, views[1], "add" in words)
 end
 
 function make_moving_window(kinds, buffers, out, views, words, _)
@@ -311,7 +311,7 @@ const MAKERS = Dict{String, Function}(
 
 "Kernels of memory that has an address."
 const LOOPS = (;
-    pointwise = PointwiseLoop, product = Product, reduction = Reduction,
+    pointwise = pointwise_loop, product = Product, reduction = Reduction,
     moving_window = MovingWindow, take = Take, put = Put, search = SearchSorted,
     linear_solve = LinearSolve, factorisation = Factorisation, exponential = MatrixExponential,
 )

@@ -3,9 +3,9 @@ using PySemi: CBackward, CForward, CReport, CSettings, entry_points
 const ENTRY = entry_points()
 address(name) = Ptr{Cvoid}(ENTRY[name])
 
-c_build(text, number, addresses) = ccall(
-    address("build"), Int32, (Ptr{UInt8}, Int64, Ptr{Int64}, Ptr{Ptr{Cvoid}}),
-    text, sizeof(text), number, addresses
+c_build(text, number, addresses, kept = Ref{Int64}(-1)) = ccall(
+    address("build"), Int32, (Ptr{UInt8}, Int64, Ptr{Int64}, Ptr{Ptr{Cvoid}}, Ptr{Int64}),
+    text, sizeof(text), number, addresses, kept
 )
 c_evaluate(number, level) = ccall(address("evaluate"), Int32, (Int64, Int64), number, level)
 c_times(number, evaluations, steps, sizes, rejections) = ccall(
@@ -120,6 +120,23 @@ end
     held = length(PySemi.HELD)
     @test c_release(report.solution) == 0 && c_release(number) == 0
     @test length(PySemi.HELD) == held - 2
+end
+
+@testset "what was written of kernels is said, with its name" begin
+    number, addresses, kept = Ref{Int64}(0), fill(C_NULL, 7), Ref{Int64}(-1)
+    text = kept_tape("tanh(x1) - 3.0 * x2")
+    @test c_build(text, number, addresses, kept) == 0 && kept[] == 0 # nothing is kept
+    c_release(number[])
+    with_folder(; after = 1.0e6) do folder, _
+        @test c_build(text, number, addresses, kept) == 0 && kept[] == 0 # it did not take that long
+        c_release(number[])
+        @test !ispath(folder)
+    end
+    with_folder() do folder, _
+        @test c_build(text, number, addresses, kept) == 0 && kept[] == 1
+        c_release(number[])
+        @test isfile(joinpath(folder, c_message(), "Project.toml"))
+    end
 end
 
 @testset "what goes wrong has a status and a message" begin

@@ -16,9 +16,45 @@ started(field; options...) = prepare!(
     f.vjp_p(dp, λ, y, nothing, 0.3)
     f(dy, y, nothing, 0.3)
     @test dλ == A' * λ && dp == vec(λ * y') && dy == A * y
-    @test field.roots == Dict("field" => 0, "pullback" => 0, "joint" => 1)
+    @test field.roots == Dict("field" => 0, "pullback" => 0, "joint" => 1, "reverse" => 0)
     @test field.tally.nf == 1 && field.tally.nvjp == 1
     @test field.tally.evaluation_times == [0.3]
+end
+
+@testset "products with parameters are added up, $(has_program ? "by a program" : "without a program for it")" for has_program in (true, false)
+    A = [1.0 2.0; 3.0 4.0]
+    given = linear_field(A)
+    field = started(
+        has_program ? given : Field(given.memory, given.field, given.pullback, given.joint, given.roots)
+    )
+    (; memory) = field
+    points = (([1.0, -1.0], [0.5, 2.0]), ([0.25, 3.0], [-1.0, 1.0]), ([0.25, 3.0], [-1.0, 1.0]))
+    fill!(memory.params_bar, 1)
+    sum = ones(2, 2)
+    for (λ, y) in points
+        PySemi.reverse!(field, y, λ, 0.5)
+        sum += λ * y'
+        @test memory.y_bar == A' * λ && memory.params_bar == vec(sum)
+    end
+    @test field.roots[has_program ? "reverse" : "joint"] == 3
+    @test field.tally.nvjp == field.tally.nf == 3
+    # What is in memory then is no answer to other questions there.
+    dy = zeros(2)
+    ode_function(field)(dy, points[3][2], nothing, 0.5)
+    @test dy == A * points[3][2]
+end
+
+@testset "the latest slopes are noted" begin
+    field = started(growth_field([2.0]))
+    f, du = ode_function(field), zeros(1)
+    field.trail = PySemi.Trail(du, 2)
+    for (t, y) in ((0.0, 1.0), (0.5, 3.0), (0.5, 3.0), (0.25, -1.0))
+        f(du, [y], nothing, t)
+    end
+    @test PySemi.noted(field.trail, 4) == (0.25, [-2.0])
+    @test PySemi.noted(field.trail, 3) == (0.5, [6.0]) # an answer that was known is one too
+    @test PySemi.noted(field.trail, 2) === PySemi.noted(field.trail, 5) === nothing
+    @test started(field).trail === nothing
 end
 
 @testset "another point, cotangent or time is another evaluation" begin
@@ -39,7 +75,7 @@ end
     field = started(linear_field([1.0 2.0; 3.0 4.0]); wants_params = false)
     f = ode_function(field)
     f.vjp(zeros(2), ones(2), ones(2), nothing, 0.0)
-    @test field.roots == Dict("field" => 0, "pullback" => 1, "joint" => 0)
+    @test field.roots == Dict("field" => 0, "pullback" => 1, "joint" => 0, "reverse" => 0)
     params_bar = zeros(4)
     f.vjp_p(params_bar, ones(2), ones(2), nothing, 0.0)
     @test field.roots["joint"] == 1 && params_bar == ones(4)

@@ -1,36 +1,10 @@
 using PySemi: read_tape
 
-"A tape of one field, `program` on `shape` numbers and on one of them."
-function kept_tape(program, shape = "2,3", n = 6)
-    buffers = [
-        "buffer $i $role Float64 $(role in ("y", "dy") ? n : 1)"
-            for (i, role) in enumerate(("t", "y", "cotangent", "params", "dy", "y_bar", "params_bar"))
-    ]
-    zeros = join(map(_ -> "0", split(shape, ",")), ",")
-    return """
-    $(join(buffers, '\n'))
-    program field
-    %5[$shape] = pointwise %2[$shape] %4[$shape|$zeros|0] :: $program
-    """
-end
-
 function evaluated(tape)
     copyto!(tape.memory.y, 1:length(tape.memory.y))
     fill!(tape.memory.params, 0.5)
     PySemi.TapeProgram(tape.programs["field"])()
     return copy(tape.memory.dy)
-end
-
-"With kernels kept in a new folder; `act` is called with it."
-function with_folder(act; after = 0)
-    mktempdir() do folder
-        command = PySemi.keep_kernels(folder, after)
-        try
-            act(PySemi.KERNEL_FOLDER[].path, Cmd(string.(split(command, '\0'))))
-        finally
-            PySemi.KERNEL_FOLDER[] = nothing
-        end
-    end
 end
 
 @testset "a package is of kernels, not of sizes" begin

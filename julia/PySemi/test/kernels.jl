@@ -14,6 +14,34 @@
     end
 end
 
+@testset "a short row that is the same for $rows rows of $n" for n in (1, 2, 4, 7, 200, 513), rows in (2, 3, 64, 67)
+    x, row, column = randn(rows * n), randn(n), randn(rows)
+    X, single = reshape(x, n, rows), [3.0]
+    line(first, second, body) = "%8[$rows,$n] = pointwise %$first %$second :: $body"
+    row_view, column_view, single_view = "10[$rows,$n|0,1|0]", "10[$rows,$n|1,0|0]", "10[$rows,$n|0,0|0]"
+    for (operand, view, value) in (
+            (row, row_view, row), (column, column_view, column'), (single, single_view, 3.0),
+        )
+        got = result_of(line("9[$rows,$n]", view, "x1 - x2"), zero(x), x, operand)
+        @test reshape(got, n, rows) == X .- value
+        # Where the result goes.
+        got = result_of(line("8[$rows,$n]", view, "x1 * x2"), copy(x), x, operand)
+        @test reshape(got, n, rows) == X .* value
+    end
+    # Of another type, and of a result with gaps between its rows.
+    got = result_of(line("9[$rows,$n]", row_view, "ifelse(x2, x1, Float64(0.0))"), zero(x), x, row .> 0)
+    @test reshape(got, n, rows) == X .* (row .> 0)
+    gaps = "%8[$rows,$n|$(n + 1),1|0] = pointwise %9[$rows,$n] %10[$rows,$n|0,1|0] :: x1 - x2"
+    got = reshape(result_of(gaps, zeros((n + 1) * rows), x, row), n + 1, rows)
+    @test got[1:n, :] == X .- row && all(iszero, got[end, :])
+end
+
+@testset "a short row that is not the same for each of a third dimension" begin
+    x, rows = randn(5, 6, 4), randn(5, 4)
+    line = "%8[4,6,5] = pointwise %9[4,6,5] %10[4,6,5|5,0,1|0] :: x1 - x2"
+    @test reshape(result_of(line, zeros(120), vec(x), vec(rows)), 5, 6, 4) == x .- reshape(rows, 5, 1, 4)
+end
+
 @testset "pointwise between element types, without operands, in place" begin
     x = [1.5, -2.5, 3.0]
     @test result_of("%8[3] = pointwise %9[3] :: Float32(x1)", zeros(Float32, 3), x) == Float32.(x)
@@ -34,15 +62,17 @@ function matrix_window(buffer, rows, cols, transposed, gap, batch, repeated)
     return Window(buffer, [batch, rows, cols], [step, strides...], 2), 2 + ld * outer + step * batch
 end
 
-function product_case(T, m, n, k; ta = false, tb = false, gap = 0, batch = nothing, repeated = false)
+function product_case(T, m, n, k; ta = false, tb = false, gap = 0, batch = nothing, repeated = false, adds = false)
     a, na = matrix_window(9, m, k, ta, gap, batch, repeated)
     b, nb = matrix_window(10, k, n, tb, gap, batch, false)
     c, nc = matrix_window(8, m, n, false, gap, batch, false)
-    arrays = (fill(T(NaN), nc), randn(T, na), randn(T, nb))
-    line = "$(view_text(c)) = matmul $(view_text(a)) $(view_text(b))"
+    before = adds ? randn(T, nc) : fill(T(NaN), nc)
+    arrays = (before, randn(T, na), randn(T, nb))
+    line = "$(view_text(c)) = matmul $(view_text(a)) $(view_text(b))$(adds ? " add" : "")"
     got = elements(result_of(line, arrays...), c)
     A, B = elements(arrays[2], a), elements(arrays[3], b)
     wanted = batch === nothing ? A * B : stack(A[i, :, :] * B[i, :, :] for i in 1:batch; dims = 1)
+    adds && (wanted += elements(before, c))
     return isapprox(got, wanted; rtol = 100eps(T), atol = 100eps(T))
 end
 
@@ -50,10 +80,10 @@ end
 @testset "product $m×$k×$n of $T" for T in (Float32, Float64),
         (m, n, k) in ((2, 3, 4), (1, 1, 5), (1, 1, 500), (20, 30, 10), (1, 40, 30), (40, 1, 30), (30, 40, 1), (7, 9, 0))
 
-    for ta in (false, true), tb in (false, true), gap in (0, 3)
-        @test product_case(T, m, n, k; ta, tb, gap)
-        @test product_case(T, m, n, k; ta, tb, gap, batch = 3)
-        @test product_case(T, m, n, k; ta, tb, gap, batch = 3, repeated = true)
+    for ta in (false, true), tb in (false, true), gap in (0, 3), adds in (false, true)
+        @test product_case(T, m, n, k; ta, tb, gap, adds)
+        @test product_case(T, m, n, k; ta, tb, gap, adds, batch = 3)
+        @test product_case(T, m, n, k; ta, tb, gap, adds, batch = 3, repeated = true)
     end
 end
 
@@ -79,6 +109,9 @@ end
         expected = scatter!(copy(arrays[1]), narrow, values)
         line = "$(view_text(out)) = reduce $(view_text(from)) $name"
         @test result_of(line, arrays...) ≈ expected
+        name == "sum" || continue
+        sums = elements(arrays[1], narrow) .+ values
+        @test result_of("$line add", arrays...) ≈ scatter!(copy(arrays[1]), narrow, sums)
     end
 end
 

@@ -8,7 +8,7 @@ using PySemi:
     programmed(field!, pullback!, y, params)
 
 A field whose programs are Julia functions of its memory, on arrays like `y`. `pullback!`
-fills `y_bar` and `params_bar`. Counts of the programs' runs are in `field.roots`.
+fills `y_bar` and `params_bar`, from inputs alone. Counts of the programs' runs are in `field.roots`.
 """
 function programmed(field!, pullback!, y::V, params) where {V}
     zeroed(n) = fill!(similar(y, n), 0)
@@ -16,7 +16,7 @@ function programmed(field!, pullback!, y::V, params) where {V}
     memory = Memory{eltype(V), V}(
         zeroed(1), zeroed(n), zeroed(n), copyto!(zeroed(m), params), zeroed(n), zeroed(n), zeroed(m)
     )
-    runs = Dict("field" => 0, "pullback" => 0, "joint" => 0)
+    runs = Dict("field" => 0, "pullback" => 0, "joint" => 0, "reverse" => 0)
     function program(name, acts...)
         return Thunk() do
             runs[name] += 1
@@ -24,9 +24,15 @@ function programmed(field!, pullback!, y::V, params) where {V}
             return nothing
         end
     end
+    sum = zeroed(m)
+    function add!(memory)
+        copyto!(sum, memory.params_bar)
+        pullback!(memory)
+        return memory.params_bar .+= sum
+    end
     return Field(
         memory, program("field", field!), program("pullback", field!, pullback!),
-        program("joint", field!, pullback!), runs
+        program("joint", field!, pullback!), runs; reverse = program("reverse", add!)
     )
 end
 

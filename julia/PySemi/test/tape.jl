@@ -101,6 +101,15 @@ end
         h = tanh.(W * y .+ c)
         δ = (V' * λ) .* (1 .- h .^ 2)
         @test reshape(memory.y_bar, 2, 4) ≈ W' * δ
-        @test memory.params_bar ≈ vcat(vec((δ * y')'), vec(sum(δ; dims = 2)), vec((λ * h')'))
+        bars = vcat(vec((δ * y')'), vec(sum(δ; dims = 2)), vec((λ * h')'))
+        @test memory.params_bar ≈ bars
+        fill!(memory.y_bar, NaN)
+        reverse_program = Thunk(PySemi.TapeProgram(tape.programs["reverse"]))
+        @test allocated(reverse_program) == 0
+        @test reshape(memory.y_bar, 2, 4) ≈ W' * δ
+        # However often `allocated` ran it, each time once more.
+        times = memory.params_bar[1] / bars[1]
+        @test times ≈ round(times) rtol = 1.0e-4
+        @test round(times) >= 2 && memory.params_bar ≈ round(times) .* bars
     end
 end

@@ -7,6 +7,7 @@ trajectories, one entry for each.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -63,13 +64,15 @@ def gradients(
     params_bar : Tensor
         dL/dθ of all parameters, packed.
     """
-    grads: list[Tensor | None] = []
-    offset = 0
-    for param in adjoint.params:
-        piece = params_bar[offset : offset + param.numel()].view(param.shape)
-        # Each its own storage: p.grad may be changed in place, and outlive the others.
-        grads.append(piece.clone())
-        offset += param.numel()
+    sizes = [param.numel() for param in adjoint.params]
+    # Each its own storage: p.grad may be changed in place, and outlive the others.
+    pieces: Sequence[Tensor] = ()
+    if sizes:
+        # torch's stub knows the form with `out` alone.
+        pieces = torch.split_with_sizes_copy(  # type: ignore[func-returns-value, assignment]
+            params_bar[: sum(sizes)], sizes
+        )
+    grads = [piece.view(p.shape) for piece, p in zip(pieces, adjoint.params, strict=True)]
     t_bar = None
     if problem.t.requires_grad:
         t_bar = _time_gradients(problem, solution, cotangent, y_bar)

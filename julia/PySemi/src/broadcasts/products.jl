@@ -1,15 +1,16 @@
 using LinearAlgebra: mul!
 
 """
-    ProductCall(buffers, out, first, second)
+    ProductCall(buffers, out, first, second, adds)
 
-`C = A B` by `mul!`, once for each of a batch.
+`C = A B` by `mul!`, or `C += A B` where it `adds`, once for each of a batch.
 """
 struct ProductCall{C, B, A} <: Function
     calls::Vector{Tuple{C, B, A}}
+    adds::Bool
 end
 
-function ProductCall(buffers, out::Window, first::Window, second::Window)
+function ProductCall(buffers, out::Window, first::Window, second::Window, adds::Bool)
     batch = length(out.shape) == 3 ? out.shape[1] : 1
     # Read by columns, row-major matrices are their transposes: C' = B' A'.
     calls = map(0:(batch - 1)) do i
@@ -18,12 +19,16 @@ function ProductCall(buffers, out::Window, first::Window, second::Window)
         end
         Tuple(matrices)
     end
-    return ProductCall(calls)
+    return ProductCall(calls, adds)
 end
 
 function (product::ProductCall)()
     for (c, b, a) in product.calls
-        mul!(result(c), operand!(b), operand!(a))
+        if product.adds
+            mul!(operand!(c), operand!(b), operand!(a), true, true)
+        else
+            mul!(result(c), operand!(b), operand!(a))
+        end
         finish!(c)
     end
     return nothing

@@ -8,8 +8,8 @@ const SMALL_PRODUCT = 400
 """
     Product{T}
 
-`C = A B` for row-major C (m, n), A (m, k), B (k, n), `batch` times. `ta` says that A lies
-transposed; `lda` is the distance of its rows (or columns).
+`C = A B`, or `C += A B` where `adds`, for row-major C (m, n), A (m, k), B (k, n), `batch` times.
+`ta` says that A lies transposed; `lda` is the distance of its rows (or columns).
 """
 struct Product{T} <: Function
     m::Int
@@ -25,6 +25,7 @@ struct Product{T} <: Function
     ldc::Int
     batch::Int
     steps::NTuple{3, Int}
+    adds::Bool
 end
 
 function (p::Product{T})() where {T}
@@ -34,9 +35,9 @@ function (p::Product{T})() where {T}
             small_product!(p, a, b, c)
         elseif p.n == 1
             # B's one column: rows apart by ldb, or next to each other if transposed.
-            gemv!(!p.ta, p.m, p.k, a, p.lda, b, p.tb ? 1 : p.ldb, c, p.ldc)
+            gemv!(!p.ta, p.m, p.k, a, p.lda, b, p.tb ? 1 : p.ldb, c, p.ldc, p.adds)
         elseif p.m == 1
-            gemv!(p.tb, p.n, p.k, b, p.ldb, a, p.ta ? p.lda : 1, c, 1)
+            gemv!(p.tb, p.n, p.k, b, p.ldb, a, p.ta ? p.lda : 1, c, 1, p.adds)
         else
             gemm!(p, a, b, c)
         end
@@ -48,13 +49,28 @@ end
     ai, ak = p.ta ? (1, p.lda) : (p.lda, 1)
     bk, bj = p.tb ? (1, p.ldb) : (p.ldb, 1)
     for i in 0:(p.m - 1), j in 0:(p.n - 1)
-        sum = zero(T)
-        for l in 0:(p.k - 1)
-            sum = muladd(unsafe_load(a, i * ai + l * ak + 1), unsafe_load(b, l * bk + j * bj + 1), sum)
-        end
+        sum = inner_product(element(a, i * ai), ak, element(b, j * bj), bk, p.k)
+        p.adds && (sum += unsafe_load(c, i * p.ldc + j + 1))
         unsafe_store!(c, sum, i * p.ldc + j + 1)
     end
     return nothing
+end
+
+"Numbers next to each other from which vector instructions pay."
+const WORTH_VECTORS = 8
+
+@inline function inner_product(a::Ptr{T}, a_step, b::Ptr{T}, b_step, n) where {T}
+    sum = zero(T)
+    if a_step == b_step == 1 && n >= WORTH_VECTORS
+        @simd for l in 1:n
+            sum += unsafe_load(a, l) * unsafe_load(b, l)
+        end
+    else
+        for l in 0:(n - 1)
+            sum = muladd(unsafe_load(a, l * a_step + 1), unsafe_load(b, l * b_step + 1), sum)
+        end
+    end
+    return sum
 end
 
 const BlasInt = LinearAlgebra.BlasInt
@@ -70,14 +86,15 @@ for (T, gemm, gemv) in ((Float64, :dgemm_, :dgemv_), (Float32, :sgemm_, :sgemv_)
                 Clong, Clong,
             ),
             p.tb ? 'T' : 'N', p.ta ? 'T' : 'N', p.n, p.m, p.k, one($T),
-            b, p.ldb, a, p.lda, zero($T), c, p.ldc, 1, 1
+            b, p.ldb, a, p.lda, $T(p.adds), c, p.ldc, 1, 1
         )
         return nothing
     end
-    # y = M x for a row-major M (rows, cols) if `plain`, else for one that lies transposed.
+    # y = M x, or y += M x where it `adds`, for a row-major M (rows, cols) if `plain`, else for
+    # one that lies transposed.
     @eval function gemv!(
             plain::Bool, rows::Int, cols::Int, matrix::Ptr{$T}, ld::Int,
-            x::Ptr{$T}, incx::Int, y::Ptr{$T}, incy::Int
+            x::Ptr{$T}, incx::Int, y::Ptr{$T}, incy::Int, adds::Bool
         )
         m, n = plain ? (cols, rows) : (rows, cols)
         ccall(
@@ -86,7 +103,7 @@ for (T, gemm, gemv) in ((Float64, :dgemm_, :dgemv_), (Float32, :sgemm_, :sgemv_)
                 Ref{UInt8}, Ref{BlasInt}, Ref{BlasInt}, Ref{$T}, Ptr{$T}, Ref{BlasInt},
                 Ptr{$T}, Ref{BlasInt}, Ref{$T}, Ptr{$T}, Ref{BlasInt}, Clong,
             ),
-            plain ? 'T' : 'N', m, n, one($T), matrix, ld, x, incx, zero($T), y, incy, 1
+            plain ? 'T' : 'N', m, n, one($T), matrix, ld, x, incx, $T(adds), y, incy, 1
         )
         return nothing
     end
@@ -107,7 +124,7 @@ function matrix_layout(w::Window)
     throw(ArgumentError("no BLAS layout for shape $(w.shape) with strides $(w.strides)"))
 end
 
-function Product(buffers, out::Window, first::Window, second::Window)
+function Product(buffers, out::Window, first::Window, second::Window, adds::Bool)
     m, k = first.shape[end - 1], first.shape[end]
     n = second.shape[end]
     batched = length(out.shape) == 3
@@ -119,6 +136,6 @@ function Product(buffers, out::Window, first::Window, second::Window)
     steps = batched ? (first.strides[1], second.strides[1], out.strides[1]) : (0, 0, 0)
     return Product(
         m, n, k, address(buffers, first), ta, lda, address(buffers, second), tb, ldb,
-        address(buffers, out), ldc, batched ? out.shape[1] : 1, steps
+        address(buffers, out), ldc, batched ? out.shape[1] : 1, steps, adds
     )
 end
