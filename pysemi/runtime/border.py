@@ -23,6 +23,7 @@ __all__ = [
     "CForward",
     "CReport",
     "CSettings",
+    "CStop",
     "ForeignEventFunction",
     "ForeignNormFunction",
     "ForeignProgram",
@@ -140,6 +141,18 @@ class CReport(ctypes.Structure):
     ]
 
 
+class CStop(ctypes.Structure):
+    """What a solve looks at to see whether it is to end; ``julia/PySemi/src/stopping.jl``."""
+
+    _fields_ = [
+        ("asked", c_int32),
+        ("looks", c_int32),
+        ("kind", c_void_p),
+        ("value", c_void_p),
+        ("traceback", c_void_p),
+    ]
+
+
 ForeignProgram = ctypes.CFUNCTYPE(c_int32, c_int32, c_double)
 """(level, t) -> 0, or 1 if it raised: a vector field that Python evaluates."""
 
@@ -161,7 +174,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "interpolate": (c_int64, c_int64, c_void_p, c_int64, c_void_p, c_void_p),
 }
 
-_STRUCTS = (CForward, CBackward, CReport)
+_STRUCTS = (CForward, CBackward, CReport, CStop)
 
 
 def repeated(

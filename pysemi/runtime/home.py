@@ -1,8 +1,13 @@
-"""Julia's one thread.
+"""Julia's home: a thread of its own, and who else may enter.
 
-Entering Julia from two threads crashes, and a garbage collection on a thread that
-did not start it hangs. So Julia is started, used and left on one thread of this
-process, and everyone else hands over work and waits.
+Entering Julia from two threads at a time crashes, and a garbage collection on another thread
+than the one that started it hangs while that one is in Python. So Julia is started and used on
+one thread of this process, and everyone else hands over work and waits.
+
+To hand over takes longer than a small solve: two threads have to wake up, and the solve finds
+nothing in its core's caches. The main thread may therefore enter by itself, once the home
+thread waits for work in a way that Julia knows of (a :class:`Gate`), and as long as nobody
+else is inside.
 """
 
 from __future__ import annotations
@@ -14,36 +19,71 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pysemi.errors import BackendUnavailableError
+from pysemi.runtime.border import CStop
 
-__all__ = ["CallersHome", "Home", "StopFlag"]
+__all__ = ["CallersHome", "Gate", "Home", "StopFlag"]
 
 T = TypeVar("T")
 
 
 class StopFlag:
-    """A number in memory that a running solve looks at; non-zero asks it to end.
+    """Memory that a running solve looks at, to see whether it is to end.
 
     Attributes
     ----------
     address : int
-        Of the ``int32``.
     """
 
     def __init__(self) -> None:
-        self._value = ctypes.c_int32(0)
-        self.address = ctypes.addressof(self._value)
+        self._memory = CStop()
+        self.address = ctypes.addressof(self._memory)
 
     def set(self) -> None:
         """Ask the solve to end."""
-        self._value.value = 1
+        self._memory.asked = 1
 
     @property
     def is_set(self) -> bool:
         """Whether it was asked to."""
-        return bool(self._value.value)
+        return bool(self._memory.asked)
+
+    def look_for_signals(self) -> None:
+        """Have the solve let Python handle its signals now and then.
+
+        It runs on the main thread, on which alone Python handles any.
+        """
+        self._memory.looks = 1
+
+    def raise_error(self) -> None:
+        """Raise what a signal's handler raised, which ended the solve; KeyboardInterrupt if none.
+
+        A solve that was asked to end by someone else was so for an interrupt.
+        """
+        memory = self._memory
+        if memory.kind is not None:
+            error = memory.kind, memory.value, memory.traceback
+            memory.kind = memory.value = memory.traceback = None
+            ctypes.pythonapi.PyErr_Restore(*map(ctypes.c_void_p, error))  # raises it
+        raise KeyboardInterrupt
+
+
+class Gate(NamedTuple):
+    """How the home thread tells Julia that it is out for a while, and that it is back.
+
+    Meanwhile Julia can collect garbage on another thread.
+
+    Attributes
+    ----------
+    leave : callable
+        Returns what ``enter`` wants to know.
+    enter : callable
+    """
+
+    leave: Callable[[], int]
+    enter: Callable[[int], object]
 
 
 class Home:
@@ -55,6 +95,9 @@ class Home:
     def __init__(self) -> None:
         self._work: SimpleQueue[_Handover] = SimpleQueue()
         self._process = os.getpid()
+        self._inside = threading.Lock()  # held by whoever is in Julia
+        self._guest: int | None = None  # the thread that is, where it is not the home thread
+        self._gate: Gate | None = None
         # A daemon, so that a program can end while Julia waits for work.
         self._thread = threading.Thread(target=self._live, name="pysemi-julia", daemon=True)
         self._thread.start()
@@ -73,12 +116,41 @@ class Home:
         BackendUnavailableError
             In a process forked from the one that started Julia.
         """
-        if threading.current_thread() is self._thread:
-            return job()  # a vector field, called from a solve, that solves
+        if threading.current_thread() is self._thread or threading.get_ident() == self._guest:
+            return job()  # a vector field or a signal's handler, called from a solve, that solves
         self.check_process()
         handover = _Handover(job)
         self._work.put(handover)
         return handover.wait(stop)  # type: ignore[no-any-return]
+
+    def open(self, gate: Gate) -> None:
+        """Let the main thread enter from now on; called on the home thread."""
+        self._gate = gate
+
+    @property
+    def admits_caller(self) -> bool:
+        """Whether :meth:`run_here` may be called now, on this thread."""
+        # No other threads: Julia keeps something of each that ever entered.
+        return self._gate is not None and threading.current_thread() is threading.main_thread()
+
+    def run_here(self, job: Callable[[], T], stop: StopFlag) -> T:
+        """Run ``job`` on the calling thread, which :attr:`admits_caller` was true of.
+
+        Parameters
+        ----------
+        stop : StopFlag
+            Is told to look for signals, that Python cannot see to while the job is in Julia.
+        """
+        self.check_process()
+        stop.look_for_signals()
+        if threading.get_ident() == self._guest:
+            return job()
+        with self._inside:
+            try:
+                self._guest = threading.get_ident()
+                return job()
+            finally:
+                self._guest = None
 
     def submit(self, job: Callable[[], T]) -> Future[T]:
         """Hand ``job`` over without waiting for it."""
@@ -96,11 +168,17 @@ class Home:
             )
 
     def _live(self) -> None:
+        outside: int | None = None
         while True:
             handover = self._work.get()
-            handover.work()
-            # Nothing of it may live on while the thread waits for the next.
-            del handover
+            with self._inside:
+                if self._gate is not None and outside is not None:
+                    self._gate.enter(outside)
+                handover.work()
+                # Nothing of it may live on while the thread waits for the next, or is outside.
+                del handover
+                if self._gate is not None:
+                    outside = self._gate.leave()
 
 
 class _Handover:
@@ -157,13 +235,24 @@ def _fulfil(future: Future[T], job: Callable[[], T]) -> None:
 class CallersHome(Home):
     """The main thread, where a program started Julia before pysemi came to it.
 
-    Work is done at once, there and nowhere else. An interrupt waits for the end of a
-    solve, since the thread that would notice it is busy with the solve.
+    Work is done at once, there and nowhere else.
     """
 
     def __init__(self) -> None:
         self._process = os.getpid()
         self._thread = threading.main_thread()
+        self._guest = None
+
+    @property
+    def admits_caller(self) -> bool:
+        """Whether this is the main thread."""
+        return threading.current_thread() is self._thread
+
+    def run_here(self, job: Callable[[], T], stop: StopFlag) -> T:
+        """Run ``job`` here."""
+        self.check_process()
+        stop.look_for_signals()
+        return job()
 
     def submit(self, job: Callable[[], T]) -> Future[T]:
         """Run ``job`` at once: there is nobody else to run it."""

@@ -25,7 +25,7 @@ from pysemi.config import JuliaConfig
 from pysemi.errors import BackendUnavailableError, PysemiError
 from pysemi.runtime.border import Border
 from pysemi.runtime.environment import juliacall_environment
-from pysemi.runtime.home import CallersHome, Home, StopFlag
+from pysemi.runtime.home import CallersHome, Gate, Home, StopFlag
 from pysemi.runtime.kernels import KEEP_AFTER, KernelCompiler, kernel_folder
 from pysemi.runtime.location import FoundJulia, find_julia
 
@@ -117,6 +117,9 @@ class Session:
         self._blas_threads = 0
         self._main, self._border, self._kernels = start.wait()
         self._start = start
+        gate = _gate()
+        if gate is not None:
+            self.home.run(lambda: self.home.open(gate))
 
     @property
     def threads(self) -> int:
@@ -135,6 +138,36 @@ class Session:
         interrupted.
         """
         self._start.keep_interrupts_in_python()
+        return self._run_at_home(job, stop)
+
+    def run_solve(
+        self, job: Callable[[Border], T], stop: StopFlag, *, calls_python: bool, is_shared_out: bool
+    ) -> T:
+        """Run ``job``, which solves, on whichever thread is the quickest.
+
+        Parameters
+        ----------
+        stop : StopFlag
+            The solve's own.
+        calls_python : bool
+            Whether Julia calls back into Python while it solves.
+        is_shared_out : bool
+            Whether Julia uses several threads.
+        """
+        self._start.keep_interrupts_in_python()
+        if calls_python or is_shared_out or not self.home.admits_caller:
+            return self._run_at_home(job, stop)
+        threads = torch.get_num_threads()
+        if self._blas_threads_for(threads) != self._blas_threads:
+            self.home.run(lambda: self._use_threads(threads))
+
+        def here() -> T:
+            self._release_waiting()
+            return job(self._border)
+
+        return self.home.run_here(here, stop)
+
+    def _run_at_home(self, job: Callable[[Border], T], stop: StopFlag | None) -> T:
         threads = torch.get_num_threads()  # of the caller: torch keeps it for each thread
 
         def at_home() -> T:
@@ -177,12 +210,16 @@ class Session:
     def _use_threads(self, threads: int) -> None:
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)  # for vector fields that run here by callback
-        told = os.environ.get("PYSEMI_BLAS_THREADS", "")
-        threads = int(told) if told.isdecimal() and int(told) else threads
+        threads = self._blas_threads_for(threads)
         if threads != self._blas_threads:
             # By seval, which has run before: any other way in is compiled first, for 0.8 s.
             self._main.seval(f"PySemi.BLAS.set_num_threads({threads})")
             self._blas_threads = threads
+
+    @staticmethod
+    def _blas_threads_for(threads: int) -> int:
+        told = os.environ.get("PYSEMI_BLAS_THREADS", "")
+        return int(told) if told.isdecimal() and int(told) else threads
 
 
 _session: Session | None = None
@@ -291,6 +328,7 @@ def _start(julia: JuliaConfig, initialised: Callable[[], None]) -> _Running:
                 f"it is version {version} and pysemi is {pysemi.__version__}; reinstall pysemi"
             )
         points = {str(name): int(value) for name, value in package.entry_points().items()}
+        Main.seval(f"PySemi.look_for_signals_by({', '.join(map(str, _signal_functions()))})")
         kept_in = kernel_folder()
         kernels = None
         if kept_in is not None:
@@ -305,6 +343,25 @@ def _start(julia: JuliaConfig, initialised: Callable[[], None]) -> _Running:
             f"{_first_lines(error)}; `pysemi doctor` checks it step by step"
         ) from cause
     return _Running(Main, Border(points), kernels)
+
+
+def _gate() -> Gate | None:
+    """Julia's functions for a thread that goes out for a while; None where there are none."""
+    juliacall = sys.modules["juliacall"]
+    library = ctypes.PyDLL(juliacall.CONFIG["lib"]._name)  # its calls keep Python's lock
+    try:
+        leave, enter = library.jl_gc_safe_enter, library.jl_gc_safe_leave
+    except AttributeError:
+        return None
+    leave.restype, enter.argtypes, enter.restype = ctypes.c_int8, [ctypes.c_int8], None
+    return Gate(leave, enter)
+
+
+def _signal_functions() -> list[int]:
+    """Addresses of what a solve needs, that lets Python handle its signals."""
+    names = ("PyGILState_Ensure", "PyErr_CheckSignals", "PyErr_Fetch", "PyGILState_Release")
+    functions = (ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p) for name in names)
+    return [function.value or 0 for function in functions]
 
 
 @contextlib.contextmanager

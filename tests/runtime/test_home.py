@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import threading
@@ -11,7 +12,7 @@ import weakref
 import pytest
 
 from pysemi.errors import BackendUnavailableError
-from pysemi.runtime.home import CallersHome, Home, StopFlag
+from pysemi.runtime.home import CallersHome, Gate, Home, StopFlag
 
 
 def test_all_work_is_done_on_one_thread_that_is_not_the_callers():
@@ -85,6 +86,84 @@ def test_an_interrupt_sets_the_flag_and_is_raised_when_the_job_has_ended(interru
         home.run(job, stop)
     assert ended.is_set()
     assert home.run(lambda: 1) == 1
+
+
+def test_the_main_thread_enters_where_the_home_thread_is_outside():
+    home = Home()
+    assert not home.admits_caller
+    events = []
+    gate = Gate(lambda: events.append("out") or len(events), lambda told: events.append(told))
+    home.run(lambda: home.open(gate))
+    assert home.admits_caller
+    stop = StopFlag()
+    assert home.run_here(threading.get_ident, stop) == threading.get_ident()
+    assert events == ["out"]
+    home.run(lambda: events.append("work"))
+    assert home.run_here(lambda: "here", stop) == "here"  # waits until the home thread is out
+    assert events == ["out", 1, "work", "out"]
+
+    elsewhere = []
+    thread = threading.Thread(target=lambda: elsewhere.append(home.admits_caller))
+    thread.start()
+    thread.join()
+    assert elsewhere == [False]
+
+
+def test_only_one_thread_is_inside_at_a_time():
+    home = Home()
+    home.run(lambda: home.open(Gate(lambda: 0, lambda _: None)))
+    running = 0
+    most = 0
+
+    def job():
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        time.sleep(0.0005)
+        running -= 1
+
+    threads = [
+        threading.Thread(target=lambda: [home.run(job) for _ in range(40)]) for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for _ in range(80):
+        home.run_here(job, StopFlag())
+    for thread in threads:
+        thread.join()
+    assert most == 1
+
+
+def test_inside_the_main_thread_does_not_wait_for_itself():
+    home = Home()
+    home.run(lambda: home.open(Gate(lambda: 0, lambda _: None)))
+    stop = StopFlag()
+
+    def nested():
+        return home.run(threading.get_ident), home.run_here(threading.get_ident, stop)
+
+    assert home.run_here(nested, stop) == (threading.get_ident(),) * 2
+    with pytest.raises(ZeroDivisionError):
+        home.run_here(lambda: 1 / 0, stop)
+    assert home.run(threading.get_ident) != threading.get_ident()
+
+
+def test_the_error_that_a_signals_handler_raised_is_raised_again():
+    class OwnError(Exception):
+        pass
+
+    error = OwnError("of a handler")
+    stop = StopFlag()
+    with pytest.raises(KeyboardInterrupt):
+        stop.raise_error()
+    for value in (type(error), error):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(value))
+    stop._memory.kind, stop._memory.value = id(type(error)), id(error)
+    with pytest.raises(OwnError) as caught:
+        stop.raise_error()
+    assert caught.value is error
+    with pytest.raises(KeyboardInterrupt):  # once
+        stop.raise_error()
 
 
 def test_what_a_job_made_does_not_outlive_it():

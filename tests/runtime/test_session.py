@@ -243,6 +243,72 @@ def test_ctrl_c_stops_a_long_solve_and_leaves_julia_usable():
     assert out.split() == ["ready", "stopped", "same"]
 
 
+def test_a_signals_handler_runs_during_a_solve_and_what_it_raises_comes_out():
+    out = run(
+        """
+        class Elapsed(Exception):
+            pass
+
+        seen = []
+
+        def handler(number, frame):
+            seen.append(number)
+            if len(seen) == 1:
+                print(torch.equal(gradient(Spiral()), before))  # a handler may solve, too
+            elif len(seen) == 3:
+                raise Elapsed("three times")
+
+        before = gradient(Spiral())
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.5, 0.5)
+        began = time.time()
+        try:
+            slow()
+        except Elapsed as error:
+            print(error, len(seen), time.time() - began < 5)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        print(torch.equal(gradient(Spiral()), before))
+        """
+    )
+    assert out.splitlines() == ["True", "three times 3 True", "True"]
+
+
+def test_the_main_thread_solves_without_the_home_thread_and_others_by_it():
+    out = run(
+        """
+        from pysemi.runtime import home
+        from pysemi.runtime.session import started_session
+
+        handed = []
+        work = home._Handover.work
+        home._Handover.work = lambda self: handed.append(1) or work(self)
+        field = Spiral()
+        before = gradient(field)
+        handed.clear()
+        print(torch.equal(gradient(field), before), len(handed))
+        found = []
+
+        def train():
+            for _ in range(40):
+                found.append(torch.equal(gradient(Spiral()), before))
+
+        threads = [threading.Thread(target=train) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        train()  # here, meanwhile
+        for thread in threads:
+            thread.join()
+        print(all(found), len(found), len(handed) >= 240)
+        collect = "(GC.gc(); Threads.maxthreadid() - Threads.nthreads())"
+        for _ in range(3):
+            train()
+            print(started_session().evaluate(collect))
+        """
+    )
+    # Beside its own threads, Julia knows the main thread and nobody else.
+    assert out.splitlines() == ["True 0", "True 160 True", "1", "1", "1"]
+
+
 def test_ctrl_c_in_a_callback_solve_too():
     out = run(
         """

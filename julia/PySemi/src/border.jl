@@ -56,7 +56,7 @@ struct CForward
     "Of the states where steps began, how many may be kept; the others are computed again."
     checkpoints::Int64
     recording::Int64
-    stop::Ptr{Int32}
+    stop::Ptr{Stop}
     "`(t, pointer to y) -> number` whose change of sign ends the solve, or null."
     event::Ptr{Cvoid}
     "A field whose values end the solve when the first of them changes sign, or 0."
@@ -75,7 +75,7 @@ struct CBackward
     y_bar::Ptr{Cvoid}
     params_bar::Ptr{Cvoid}
     recording::Int64
-    stop::Ptr{Int32}
+    stop::Ptr{Stop}
 end
 
 struct CReport
@@ -432,7 +432,7 @@ end
 "States at other times within a solve of which the steps are kept, into the columns of `y`."
 function border_interpolate(
         number::Int64, solution::Int64, times::Ptr{Float64}, ntimes::Int64, y::Ptr{Cvoid},
-        stop::Ptr{Int32}
+        stop::Ptr{Stop}
     )
     return answered() do
         in_newest_world(interpolate_all, held(number), held(solution).solution, copied(times, ntimes), y, stop)
@@ -517,12 +517,13 @@ function entry_points()
         "interpolate" => address(
             @cfunction(
                 border_interpolate, Int32,
-                (Int64, Int64, Ptr{Float64}, Int64, Ptr{Cvoid}, Ptr{Int32})
+                (Int64, Int64, Ptr{Float64}, Int64, Ptr{Cvoid}, Ptr{Stop})
             )
         ),
         "threads" => Threads.nthreads(),
         "sizeof CForward" => sizeof(CForward),
         "sizeof CBackward" => sizeof(CBackward),
         "sizeof CReport" => sizeof(CReport),
+        "sizeof CStop" => sizeof(Stop),
     )
 end

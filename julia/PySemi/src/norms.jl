@@ -85,7 +85,3 @@ end
 "A function of Python's raised an exception, which Python keeps and raises again."
 struct ForeignError <: Exception end
 Base.showerror(io::IO, ::ForeignError) = print(io, "a Python function raised an exception")
-
-"The solve was asked to stop."
-struct Stopped <: Exception end
-Base.showerror(io::IO, ::Stopped) = print(io, "the solve was stopped")

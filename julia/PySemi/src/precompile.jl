@@ -105,7 +105,7 @@ function exercise(::Type{T}, fields, name, torchdiffeq, adjoint, event = 0) wher
     y_bar, params_bar = zeros(T, n, b), zeros(T, m)
     state, augmented = [1, n], [1, n, n + m + 1, 2n + m]
     tol, jumps, text, reports = [1.0e-4], [0.3], "$name\0", Vector{CReport}(undef, 2b)
-    stop = Ptr{Int32}(C_NULL)
+    stop = Ptr{Stop}(C_NULL)
     GC.@preserve u0 times y cotangents y_bar params_bar state augmented tol jumps text reports fields begin
         settings(components) = CSettings(
             pointer(text), pointer(tol), 1, pointer(tol), 1, pointer(components),

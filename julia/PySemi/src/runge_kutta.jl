@@ -98,7 +98,7 @@ const METHODS = Dict{Tuple{DataType, Bool}, RungeKutta}()
 
 function start_probe(probe, alg, torchdiffeq)
     prepare!(
-        probe.field; recording = false, stop = Ptr{Int32}(C_NULL), from = 0.0, direction = 1,
+        probe.field; recording = false, stop = Ptr{Stop}(C_NULL), from = 0.0, direction = 1,
         jumps = Float64[], wants_params = false
     )
     u0 = zeros(MOST_STAGES)

@@ -177,7 +177,7 @@ function keep_step!(quartics::Quartics, work, integrator, like)
 end
 
 # All components, without derivatives; it is continuous.
-function (quartics::Quartics)(out, t::Number, ::Nothing, ::Type{Val{0}}, p, continuity = :left)
+function (quartics::Quartics)(out::AbstractArray, t::Number, ::Nothing, ::Type{Val{0}}, p, continuity = :left)
     (; times, states, slopes, middles) = quartics
     step = searchsortedlast(times, t; rev = times[end] < times[1])
     step = clamp(step, 1, length(slopes))

@@ -49,7 +49,7 @@ function c_settings(; method = "Tsit5", tol = 1.0e-6, components = [1, 8], maxit
 end
 
 function c_solve(
-        number, u0::Vector{T}, times; stop = Ptr{Int32}(C_NULL), keep = 1, event = C_NULL,
+        number, u0::Vector{T}, times; stop = Ptr{PySemi.Stop}(C_NULL), keep = 1, event = C_NULL,
         event_field = 0, options...
     ) where {T}
     settings, kept = c_settings(; options...)
@@ -71,6 +71,7 @@ end
     for S in (CForward, CBackward, CReport)
         @test ENTRY["sizeof $(nameof(S))"] == sizeof(S)
     end
+    @test ENTRY["sizeof CStop"] == sizeof(PySemi.Stop)
     names = ("message", "build", "foreign", "evaluate", "release", "times", "forward", "backward", "interpolate")
     @test all(name -> ENTRY[name] > 0, names)
 end
@@ -157,9 +158,9 @@ end
     @test status(; method = "TanYam7") == Int32(PySemi.SUCCESS)
     @test status(; method = "NoSuch") == Int32(PySemi.UNKNOWN_ALGORITHM)
     @test status(; maxiters = 2) == Int32(PySemi.EXHAUSTED)
-    flag = Ref{Int32}(1)
+    flag = Ref(PySemi.Stop(1, 0, C_NULL, C_NULL, C_NULL))
     GC.@preserve flag begin
-        @test status(; stop = Base.unsafe_convert(Ptr{Int32}, flag)) == Int32(PySemi.STOPPED)
+        @test status(; stop = Base.unsafe_convert(Ptr{PySemi.Stop}, flag)) == Int32(PySemi.STOPPED)
     end
     params .= NaN
     @test status() in (Int32(PySemi.NON_FINITE), Int32(PySemi.UNDERFLOW))

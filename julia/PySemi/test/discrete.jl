@@ -65,7 +65,7 @@ end
 "The states at `times`, by the steps of `log` from another state."
 function remade(field, log, u0, times)
     prepare!(
-        field; recording = false, stop = Ptr{Int32}(C_NULL), from = times[1],
+        field; recording = false, stop = Ptr{PySemi.Stop}(C_NULL), from = times[1],
         direction = times[end] >= times[1] ? 1 : -1, log.jumps, wants_params = true
     )
     memory = PySemi.StepMemory(u0, PySemi.nstages(log.method))
@@ -213,7 +213,7 @@ end
     field, alg = wave_field(A, 0.7), algorithm(method)
     log = StepLog(u0, 100, runge_kutta(alg), Float64[])
     start() = prepare!(
-        field; recording = true, stop = Ptr{Int32}(C_NULL), from = 0.0, direction = 1, jumps = Float64[],
+        field; recording = true, stop = Ptr{PySemi.Stop}(C_NULL), from = 0.0, direction = 1, jumps = Float64[],
         wants_params = true
     )
     start()

@@ -3,7 +3,7 @@ using PySemi: EventIsNaN, TapeEvent
 "Solve until `event(u, t)` changes sign; the states, the time, the return code and the tally."
 function solve_to(event, field, u0, t0, direction; method = "Tsit5", maxiters = 1000, jumps = Float64[])
     prepare!(
-        field; recording = true, stop = Ptr{Int32}(C_NULL), from = t0, direction, jumps,
+        field; recording = true, stop = Ptr{PySemi.Stop}(C_NULL), from = t0, direction, jumps,
         wants_params = false
     )
     out = zeros(length(u0), 2)

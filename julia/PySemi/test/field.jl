@@ -2,7 +2,7 @@ using PySemi: FIELD, JOINT, NOTHING, PULLBACK, ode_function
 
 started(field; options...) = prepare!(
     field; (;
-        recording = true, stop = Ptr{Int32}(C_NULL), from = 0.0, direction = 1, jumps = Float64[],
+        recording = true, stop = Ptr{PySemi.Stop}(C_NULL), from = 0.0, direction = 1, jumps = Float64[],
         wants_params = true, options...,
     )...
 )
@@ -116,11 +116,54 @@ end
     @test allocated(question) == 0
 end
 
+@testset "what solvers take is made once, and its type is known" begin
+    field = linear_field([1.0 2.0; 3.0 4.0])
+    @test (@inferred ode_function(field)) === ode_function(field)
+    @test isconcretetype(Base.promote_op(PySemi.new_ode_function, typeof(field)))
+end
+
+@testset "Python's signals are looked for on its main thread, and not too often" begin
+    # In place of Python's functions: the third look finds an exception.
+    looks = Ref(0)
+    ensure = @cfunction($(() -> Cint(7)), Cint, ())
+    check = @cfunction($(() -> (looks[] += 1) == 3 ? Cint(-1) : Cint(0)), Cint, ())
+    fetch = @cfunction(
+        $((kind, value, traceback) -> foreach(unsafe_store!, (kind, value, traceback), Ptr{Cvoid}.(11:13))),
+        Cvoid, (Ptr{Ptr{Cvoid}}, Ptr{Ptr{Cvoid}}, Ptr{Ptr{Cvoid}})
+    )
+    released = Ref(0)
+    release = @cfunction($(state -> (released[] += state; nothing)), Cvoid, (Cint,))
+    functions = (ensure, check, fetch, release)
+    before = PySemi.SIGNAL_FUNCTIONS[]
+    flag = Ref(PySemi.Stop(0, 1, C_NULL, C_NULL, C_NULL))
+    GC.@preserve flag functions try
+        PySemi.look_for_signals_by(map(f -> UInt(Base.unsafe_convert(Ptr{Cvoid}, f)), functions)...)
+        stop = Base.unsafe_convert(Ptr{PySemi.Stop}, flag)
+        for _ in 1:2
+            PySemi.LOOKED_AT[] = 0
+            foreach(_ -> PySemi.check_stop(stop), 1:1000)
+        end
+        @test looks[] == 2 && released[] == 14
+        PySemi.LOOKED_AT[] = 0
+        @test_throws PySemi.Stopped PySemi.check_stop(stop)
+        @test flag[] == PySemi.Stop(0, 1, Ptr{Cvoid}(11), Ptr{Cvoid}(12), Ptr{Cvoid}(13))
+        @test released[] == 21
+        # Where it runs elsewhere, nobody looks.
+        flag[] = PySemi.Stop(0, 0, C_NULL, C_NULL, C_NULL)
+        PySemi.LOOKED_AT[] = 0
+        PySemi.check_stop(stop)
+        @test looks[] == 3
+    finally
+        PySemi.SIGNAL_FUNCTIONS[] = before
+    end
+end
+
 @testset "a raised flag stops a solve" begin
-    flag = Ref{Int32}(0)
-    counted = programmed(m -> (m.dy .= m.y; flag[] = m.t[1] > 0.5), _ -> nothing, [1.0], Float64[])
+    flag = Ref(PySemi.Stop(0, 0, C_NULL, C_NULL, C_NULL))
+    stop_after(t) = flag[] = PySemi.Stop(t > 0.5, 0, C_NULL, C_NULL, C_NULL)
+    counted = programmed(m -> (m.dy .= m.y; stop_after(m.t[1])), _ -> nothing, [1.0], Float64[])
     GC.@preserve flag begin
-        stop = Base.unsafe_convert(Ptr{Int32}, flag)
+        stop = Base.unsafe_convert(Ptr{PySemi.Stop}, flag)
         @test_throws PySemi.Stopped solve_ahead(counted, [1.0], [0.0, 10.0]; stop)
         @test counted.tally.reached < 1.0
     end

@@ -118,7 +118,7 @@ if available("JLArrays", "GPUArrays")
         @test event.signs isa JLArray && event(JLArray([2.5, 1.0]), 0.0) == 0.5
         @test_throws PySemi.EventIsNaN event(JLArray([2.5, NaN]), 0.0)
         prepare!(
-            field; recording = false, stop = Ptr{Int32}(C_NULL), from = 0.0, direction = 1, jumps = Float64[],
+            field; recording = false, stop = Ptr{PySemi.Stop}(C_NULL), from = 0.0, direction = 1, jumps = Float64[],
             wants_params = false
         )
         norm = ComponentNorm([1:2], similar(u0, 0))

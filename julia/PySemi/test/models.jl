@@ -81,7 +81,7 @@ function solve_both(
     with_params = ComponentNorm([1:n, (parameter_parts ? [(n + 1):(n + m)] : [])...], similar(u0, 0))
     settings(norm) = Settings(T(tol), T(tol), norm, maxiters, controls, jumps, steps)
     start(from, direction) = prepare!(
-        field; recording = true, stop = Ptr{Int32}(C_NULL), from, direction, jumps,
+        field; recording = true, stop = Ptr{PySemi.Stop}(C_NULL), from, direction, jumps,
         wants_params = true
     )
     y = similar(u0, n, length(times))
@@ -110,7 +110,7 @@ function discrete_gradient(
     log = StepLog(u0, capacity, Base.invokelatest(runge_kutta, alg; controls.torchdiffeq), jumps)
     direction = times[end] >= times[1] ? 1 : -1
     start() = prepare!(
-        field; recording = true, stop = Ptr{Int32}(C_NULL), from = times[1], direction, jumps,
+        field; recording = true, stop = Ptr{PySemi.Stop}(C_NULL), from = times[1], direction, jumps,
         wants_params = true
     )
     norm = ComponentNorm([1:length(u0)], similar(u0, 0))
@@ -128,7 +128,7 @@ end
 "Solve forward alone."
 function solve_ahead(
         field::Field{T}, u0, times; method = "Tsit5", tol = 1.0e-8, controls = Controls(),
-        jumps = Float64[], steps = Float64[], maxiters = 10_000, stop = Ptr{Int32}(C_NULL)
+        jumps = Float64[], steps = Float64[], maxiters = 10_000, stop = Ptr{PySemi.Stop}(C_NULL)
     ) where {T}
     prepare!(
         field; recording = true, stop, from = times[1],

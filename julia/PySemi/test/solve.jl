@@ -124,7 +124,7 @@ end
     # The second state may be wrong, and its rate decides the steps otherwise.
     field = growth_field([-1.0, -50.0])
     prepared() = prepare!(
-        field; recording = false, stop = Ptr{Int32}(C_NULL), from = 0.0, direction = 1,
+        field; recording = false, stop = Ptr{PySemi.Stop}(C_NULL), from = 0.0, direction = 1,
         jumps = Float64[], wants_params = false
     )
     function steps(atol)
@@ -147,7 +147,7 @@ end
         enough = solve_both(field, ones(3), [0.0, 10.0], ones(3, 2); method = "DP5", controls, adjoint)
         @test enough.code == ReturnCode.Success
         prepare!(
-            field; recording = true, stop = Ptr{Int32}(C_NULL), from = 10.0, direction = -1,
+            field; recording = true, stop = Ptr{PySemi.Stop}(C_NULL), from = 10.0, direction = -1,
             jumps = Float64[], wants_params = true
         )
         settings = Settings(

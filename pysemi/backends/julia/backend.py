@@ -160,8 +160,8 @@ class JuliaBackend(Backend):
                 "y_bar": _rows(y_bar),
             }
         requests = repeated(request, problem.trajectories or 1, each)
-        bindings = memory.bindings if settings.may_be_shared_out else memory.bindings[:1]
-        outcome = call_solves(memory.session, "backward", requests, bindings, (), stop)
+        bindings = memory.bindings[:1] if settings.calls_python else memory.bindings
+        outcome = call_solves(memory.session, "backward", requests, bindings, (), settings, stop)
         raise_failure(outcome, "backward", settings, problem, bindings)
         if not (all_finite(y_bar) and all_finite(params_bar)):
             raise solve_failure(
@@ -216,11 +216,10 @@ class JuliaBackend(Backend):
             if times.ndim == 2:
                 each["times"] = _rows(times)
         requests = repeated(request, count, each)
-        if not settings.may_be_shared_out:
+        if settings.calls_python:
             bindings = bindings[:1]
-        outcome = call_solves(
-            running, "forward", requests, bindings, () if event is None else (event,), stop
-        )
+        events = () if event is None else (event,)
+        outcome = call_solves(running, "forward", requests, bindings, events, settings, stop)
         memory = None
         if adjoint is not None:
             kept = _Kept(running, outcome.solutions, bindings[0])

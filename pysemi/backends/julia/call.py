@@ -45,12 +45,15 @@ class Outcome:
         One for each solve.
     times : list
         Of each solve's evaluations, steps, steps' sizes and rejections; none if not recorded.
+    stop : StopFlag
+        What ended the solves early, if anything did.
     """
 
     status: Status
     message: str
     reports: Sequence[CReport]
     times: list[tuple[NDArray[np.float64], ...]]
+    stop: StopFlag
 
     @property
     def solutions(self) -> list[int]:
@@ -109,6 +112,7 @@ def call_solves(
     requests: ctypes.Array[Any],
     bindings: Sequence[Binding],
     events: Sequence[JuliaEvent],
+    settings: JuliaSettings,
     stop: StopFlag,
 ) -> Outcome:
     """Solve "forward" or "backward", a problem for each request, by fields that are all alike."""
@@ -121,20 +125,29 @@ def call_solves(
             binding.bind()
         for event in events:
             event.bind()
-        status = border.call(
-            name,
-            ctypes.addressof(requests),
-            ctypes.addressof(reports),
-            count,
-            ctypes.addressof(fields),
-            len(fields),
-        )
-        failed = status is Status.FAILED or any(r.status == Status.FAILED for r in reports)
-        message = border.message() if failed else ""
-        recorded = [report for report in reports if report.times]
-        return Outcome(status, message, list(reports), [_fetch_times(border, r) for r in recorded])
+        try:
+            status = border.call(
+                name,
+                ctypes.addressof(requests),
+                ctypes.addressof(reports),
+                count,
+                ctypes.addressof(fields),
+                len(fields),
+            )
+            failed = status is Status.FAILED or any(r.status == Status.FAILED for r in reports)
+            message = border.message() if failed else ""
+            times = [_fetch_times(border, report) for report in reports if report.times]
+        except BaseException:  # an interrupt that came too late for the solve
+            running.release(*(report.solution for report in reports if report.solution))
+            raise
+        return Outcome(status, message, list(reports), times, stop)
 
-    return running.run(job, stop)
+    calls_python = (
+        settings.calls_python
+        or bindings[0].calls_python
+        or any(event.address is not None for event in events)
+    )
+    return running.run_solve(job, stop, calls_python=calls_python, is_shared_out=len(bindings) > 1)
 
 
 def call_interpolation(
@@ -154,9 +167,10 @@ def call_interpolation(
             stop.address,
         )
         message = border.message() if status is Status.FAILED else ""
-        return Outcome(status, message, [CReport()], [])
+        return Outcome(status, message, [CReport()], [], stop)
 
-    return running.run(job, stop)
+    calls_python = binding.calls_python
+    return running.run_solve(job, stop, calls_python=calls_python, is_shared_out=False)
 
 
 def _fetch_times(border: Border, report: CReport) -> tuple[NDArray[np.float64], ...]:
@@ -183,7 +197,7 @@ def raise_failure(
         assert error is not None
         raise error
     if status is Status.STOPPED:
-        raise KeyboardInterrupt
+        outcome.stop.raise_error()
     if status is Status.UNKNOWN_ALGORITHM:
         raise ArgumentError(
             "method",

@@ -213,6 +213,11 @@ class Binding:
         self._tensors = tuple(tensors)
         self._params = tuple(params)
 
+    @property
+    def calls_python(self) -> bool:
+        """Whether Julia asks Python for each evaluation."""
+        return self.field.bridge == "callback"
+
     def to(self, field: JuliaField) -> Binding:
         """Bind another field to the same tensors."""
         return Binding(field, self._tensors, self._params)

@@ -51,8 +51,8 @@ class JuliaSettings:
         OrdinaryDiffEq's name.
     error : BaseException or None
         What the user's norm raised.
-    may_be_shared_out : bool
-        Whether several threads can solve by them at a time: no norm calls Python.
+    calls_python : bool
+        Whether the norm does; then only one thread can solve by them at a time.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class JuliaSettings:
         c.algorithm = self._text(self.algorithm)
         c.rtol, c.nrtol = self._array(rtol)
         c.atol, c.natol = self._array(atol)
-        self.may_be_shared_out = isinstance(norm, _Components)
+        self.calls_python = isinstance(norm, _Callable)
         if isinstance(norm, _Components):
             pairs = np.asarray(norm.ranges, dtype=np.int64).reshape(-1)
             c.components, c.ncomponents = self._array(pairs)[0], len(norm.ranges)

@@ -25,7 +25,9 @@ end
 function (product::ProductCall)()
     for (c, b, a) in product.calls
         if product.adds
-            mul!(operand!(c), operand!(b), operand!(a), true, true)
+            left, right = operand!(b), operand!(a)
+            # GPUArrays takes a sum of no products for all of the result.
+            isempty(right) || mul!(operand!(c), left, right, true, true)
         else
             mul!(result(c), operand!(b), operand!(a))
         end
