@@ -117,9 +117,12 @@ class Session:
         self._blas_threads = 0
         self._main, self._border, self._kernels = start.wait()
         self._start = start
-        gate = _gate()
+        self.home.run(self._open_home)
+
+    def _open_home(self) -> None:
+        gate = _gate(self._main)
         if gate is not None:
-            self.home.run(lambda: self.home.open(gate))
+            self.home.open(gate)
 
     @property
     def threads(self) -> int:
@@ -345,16 +348,18 @@ def _start(julia: JuliaConfig, initialised: Callable[[], None]) -> _Running:
     return _Running(Main, Border(points), kernels)
 
 
-def _gate() -> Gate | None:
+def _gate(main: Any) -> Gate | None:
     """Julia's functions for a thread that goes out for a while; None where there are none."""
-    juliacall = sys.modules["juliacall"]
-    library = ctypes.PyDLL(juliacall.CONFIG["lib"]._name)  # its calls keep Python's lock
+    names = ("jl_gc_safe_enter", "jl_gc_safe_leave")
     try:
-        leave, enter = library.jl_gc_safe_enter, library.jl_gc_safe_leave
-    except AttributeError:
+        leave, enter = (int(str(main.seval(f"Int(cglobal(:{name}))"))) for name in names)
+    except Exception:  # juliacall's, whose text would be Julia's
+        _log.info("this Julia has no %s: all solves are handed to its own thread", names[0])
         return None
-    leave.restype, enter.argtypes, enter.restype = ctypes.c_int8, [ctypes.c_int8], None
-    return Gate(leave, enter)
+    # Calls that keep Python's lock: they are over at once.
+    return Gate(
+        ctypes.PYFUNCTYPE(ctypes.c_int8)(leave), ctypes.PYFUNCTYPE(None, ctypes.c_int8)(enter)
+    )
 
 
 def _signal_functions() -> list[int]:
