@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import growth
 from side_by_side.machine import describe_machine, load
 from side_by_side.measure import Budget, Row, measure
 from side_by_side.problems import PROBLEMS, QUICK, build, observation_counts, select
@@ -29,7 +30,10 @@ REFERENCE_SECONDS = 900.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark and return the exit code."""
-    arguments = _arguments(sys.argv[1:] if argv is None else argv)
+    argv = sys.argv[1:] if argv is None else argv
+    if "--growth" in argv:
+        return growth.main([argument for argument in argv if argument != "--growth"])
+    arguments = _arguments(argv)
     budget = Budget(limit_seconds=arguments.limit)
     if arguments.quick:
         budget = Budget(turns=3, turn_seconds=0.15, limit_seconds=arguments.limit)
@@ -40,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _workers(["pysemi", *arguments.against]) as (workers, versions),
         _references(arguments.references) as references,
     ):
-        machine = describe_machine(versions, sys.argv[1:] if argv is None else list(argv))
+        machine = describe_machine(versions, list(argv))
         for package, described in versions.items():
             words = ", ".join(f"{name} {value}" for name, value in described.items())
             print(f"{package}: {words}", flush=True)
@@ -67,6 +71,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="pysemi bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="the small problems, few repeats")
+    parser.add_argument(
+        "--growth",
+        action="store_true",
+        help="time and memory against the size of the problem instead; --growth --help says more",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers here")
     parser.add_argument(
         "--problems",

@@ -11,10 +11,12 @@ from side_by_side.case import Case, Counts
 from side_by_side.problems import Problem
 from side_by_side.torch_case import Solve, TorchCase, describe_torch
 
-__all__ = ["describe", "prepare", "variants"]
+__all__ = ["describe", "prepare", "settle", "variants"]
 
 _VARIANTS: dict[str, dict[str, Any]] = {
-    "discrete": {"adjoint": "discrete"},
+    # With torchdiffeq's rule for the next step, which Diffrax's is too; the other adjoints'
+    # interpolants are better with OrdinaryDiffEq's own.
+    "discrete": {"adjoint": "discrete", "options": {"controller": "torchdiffeq"}},
     "gauss": {"adjoint": "gauss"},
     "backsolve-seminorm": {"adjoint": "backsolve", "adjoint_options": {"norm": "seminorm"}},
 }
@@ -61,6 +63,13 @@ def describe() -> dict[str, str]:
     }
 
 
+def settle() -> None:
+    """Have Julia give back what nobody needs."""
+    from pysemi.runtime.session import session
+
+    session().evaluate("GC.gc()")
+
+
 def variants(problem: Problem) -> tuple[str, ...]:
     return tuple(_VARIANTS)
 
@@ -83,12 +92,12 @@ class _Recorded(TorchCase):
 def _solver(problem: Problem, variant: str) -> Solve:
     import pysemi
 
-    options: dict[str, Any] = {}
+    arguments = dict(_VARIANTS[variant])
+    options = dict(arguments.pop("options", {}))
     if problem.knots is not None:
         # As pysemi.models.NeuralCDE does it: one step may serve a whole piece of the control.
         jumps = torch.from_numpy(problem.knots)[1:-1]
         options = {"jump_t": jumps, "controller": "torchdiffeq"}
-    arguments = dict(_VARIANTS[variant])
     backward = dict(arguments.pop("adjoint_options", {}))
     if variant == "backsolve-seminorm":
         backward |= options

@@ -16,7 +16,16 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PROBLEMS", "QUICK", "Array", "Problem", "build", "observation_counts", "select"]
+__all__ = [
+    "PROBLEMS",
+    "QUICK",
+    "Array",
+    "Problem",
+    "autonomous",
+    "build",
+    "observation_counts",
+    "select",
+]
 
 Array = NDArray[np.float32]
 Activation = Literal["tanh", "softplus", "none"]
@@ -130,7 +139,7 @@ def _loss_weights(generator: np.random.Generator, shape: tuple[int, ...]) -> Arr
     return weights.astype(np.float32)
 
 
-def _autonomous(
+def autonomous(
     name: str,
     observations: int,
     *,
@@ -207,23 +216,23 @@ def _convolution(name: str, observations: int) -> Problem:
     )
 
 
-_many_parameters = partial(_autonomous, batch=1, horizon=5.0, gain=1.5)
+_many_parameters = partial(autonomous, batch=1, horizon=5.0, gain=1.5)
 """w² + 6 w + 2 of them, w being the width."""
 
 _MAKERS: dict[str, tuple[Callable[[str, int], Problem], tuple[int, ...]]] = {
     # The first demo of torchdiffeq, with one more layer.
     "a": (
         partial(
-            _autonomous, widths=(2, 50, 50, 2), batch=20, horizon=25.0, gain=1.0, power=3, seed=9
+            autonomous, widths=(2, 50, 50, 2), batch=20, horizon=25.0, gain=1.0, power=3, seed=9
         ),
         (2, 20),
     ),
-    "b": (partial(_autonomous, widths=(10, 64, 64, 10), batch=1, horizon=5.0, gain=1.5), (2,)),
-    "c": (partial(_autonomous, widths=(64, 128, 128, 64), batch=256, horizon=5.0, gain=1.5), (2,)),
+    "b": (partial(autonomous, widths=(10, 64, 64, 10), batch=1, horizon=5.0, gain=1.5), (2,)),
+    "c": (partial(autonomous, widths=(64, 128, 128, 64), batch=256, horizon=5.0, gain=1.5), (2,)),
     # Of ``benchmarks/small_neural_ode.py`` in Diffrax's repository.
     "d": (
         partial(
-            _autonomous,
+            autonomous,
             widths=(4, 32, 4),
             activations=("softplus", "tanh"),
             batch=64,

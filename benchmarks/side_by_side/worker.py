@@ -14,6 +14,7 @@ Request                                              Answer
 {"do": "time", problem, variant, seconds, most}      {"forward_s": [...], "backward_s": [...],
                                                      "step_s": [...], "cpus": used at once}
 {"do": "forget"}                                     {}; what was prepared is gone
+{"do": "grow", axis, value, variant, seconds}        {"step_s": [...], "peak_bytes": or null}
 ==================================================== =======================================
 
 A problem is ``[name, observations]``. What goes wrong is answered as {"error": text}; the end
@@ -32,10 +33,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+from side_by_side.axes import AXES
 from side_by_side.case import Case, Gradient, Package, Timing
+from side_by_side.memory import peak_bytes
 from side_by_side.problems import Problem, build
 
 __all__ = ["Server", "serve"]
+
+MOST_STEPS = 200
+"""Of one point of a growth curve."""
 
 LONG_SECONDS = 0.5
 """A solve that takes longer needs no other before it to be warm."""
@@ -109,6 +115,21 @@ class Server:
             "step_s": [timing.step for timing in timings],
             "cpus": (time.process_time() - processor) / wall,
         }
+
+    def _grow(
+        self, axis: str, value: int, variant: str, seconds: float
+    ) -> dict[str, list[float] | int | None]:
+        case = self._package.prepare(AXES[axis].problem(value), variant)
+        case.solve()
+        settle = getattr(self._package, "settle", None)
+        if settle is not None:
+            settle()
+        peak = peak_bytes(case.step)
+        steps: list[float] = []
+        began = time.perf_counter()
+        while len(steps) < MOST_STEPS and (not steps or time.perf_counter() - began < seconds):
+            steps.append(case.step().step)
+        return {"step_s": steps, "peak_bytes": peak}
 
     def _forget(self) -> dict[str, Any]:
         self._cases.clear()

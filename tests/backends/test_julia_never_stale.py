@@ -161,6 +161,43 @@ def test_a_change_between_forward_and_backward_is_torch_s_affair_too():
         y.sum().backward()
 
 
+@pytest.mark.parametrize("adjoint", ["backsolve", "gauss", "discrete"])
+def test_backward_is_with_the_weights_of_its_own_forward(adjoint, monkeypatch):
+    copies = 0
+    copy = CompiledField.bind
+
+    def counted(*arguments):
+        nonlocal copies
+        copies += 1
+        copy(*arguments)
+
+    def solved(field):
+        y0 = torch.linspace(-1, 1, 6, dtype=torch.float64).view(3, 2)
+        return pysemi.odeint_adjoint(field, y0, T, adjoint=adjoint, backend="julia")[-1].sum()
+
+    def gradient(field):
+        return [p.grad.clone() for p in field.parameters() if p.grad is not None]
+
+    first, second = Field(), Field()  # of one structure, so of one field in Julia
+    with torch.no_grad():
+        second.last.weight.mul_(3.0)
+    alone = []
+    for field in (first, second):
+        solved(field).backward()
+        alone.append(gradient(field))
+        field.zero_grad()
+    monkeypatch.setattr(CompiledField, "bind", counted)
+    solved(first).backward()  # what forward read lies there still
+    assert copies == 1
+    first.zero_grad()
+    (solved(first) + solved(second)).backward()  # backward in turn: one of the two lies there
+    assert copies == 1 + 2 + 1
+    for field, expected in zip((first, second), alone, strict=True):
+        found = gradient(field)
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert not torch.equal(alone[0][0], alone[1][0])
+
+
 def test_train_and_eval():
     field, y0 = Field(), torch.linspace(-1, 1, 6, dtype=torch.float64).view(3, 2)
     assert_equal(*both(field, y0))

@@ -122,7 +122,10 @@ def call_solves(
 
     def job(border: Border) -> Outcome:
         for binding in bindings:
-            binding.bind()
+            if name == "backward":
+                binding.bind_again()
+            else:
+                binding.bind()
         for event in events:
             event.bind()
         try:

@@ -47,12 +47,17 @@ class JuliaField(ABC):
         Under which Julia holds it.
     packed : int
         Length of the parameter vector, at least 1.
+    error : BaseException or None
+        What the vector field raised.
+    bound : weakref to Binding, or None
+        Whose tensors it read last.
     """
 
     bridge: ClassVar[str]
     number: int
     packed: int
     error: BaseException | None = None
+    bound: weakref.ref[Binding] | None = None
 
     @abstractmethod
     def bind(self, tensors: Sequence[Tensor], params: Sequence[Tensor]) -> None:
@@ -230,9 +235,17 @@ class Binding:
         )
 
     def bind(self) -> None:
-        """On the home thread, right before a solve."""
+        """Inside Julia's home, right before a solve."""
         self.field.error = None
         self.field.bind(self._tensors, self._params)
+        self.field.bound = weakref.ref(self)
+
+    def bind_again(self) -> None:
+        """Right before a solve backward: they lie there, unless another solve came between."""
+        bound = self.field.bound
+        if bound is None or bound() is not self:
+            self.bind()
+        self.field.error = None
 
 
 _Key: TypeAlias = tuple[Kind, tuple[str, bytes], int]
