@@ -25,9 +25,9 @@ end
 function (product::ProductCall)()
     for (c, b, a) in product.calls
         if product.adds
-            left, right = operand!(b), operand!(a)
             # GPUArrays takes a sum of no products for all of the result.
-            isempty(right) || mul!(operand!(c), left, right, true, true)
+            isempty(operand!(a)) && continue
+            mul!(operand!(c), operand!(b), result(a), true, true)
         else
             mul!(result(c), operand!(b), operand!(a))
         end
