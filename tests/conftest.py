@@ -32,6 +32,11 @@ COMPILE_SECONDS = 1500
 """For PySemi.jl, once after a change: 100 s of one core were measured."""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest: at the end, one process would be left with it and the others idle."""
+    items.sort(key=lambda item: item.path.name != "test_julia_package.py")
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Let PySemi.jl be compiled before the first test, whose time limit is not meant for that."""
     wanted = any(item.get_closest_marker("julia") for item in session.items)

@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -114,6 +114,7 @@ class Session:
     def __init__(self, start: _Start) -> None:
         self.home = start.home
         self._released: list[int] = []
+        self._solved: set[Hashable] = set()
         self._blas_threads = 0
         self._main, self._border, self._kernels = start.wait()
         self._start = start
@@ -143,23 +144,24 @@ class Session:
         self._start.keep_interrupts_in_python()
         return self._run_at_home(job, stop)
 
-    def run_solve(
-        self, job: Callable[[Border], T], stop: StopFlag, *, calls_python: bool, is_shared_out: bool
-    ) -> T:
-        """Run ``job``, which solves, on whichever thread is the quickest.
+    def run_solve(self, job: Callable[[Border], T], stop: StopFlag, kind: Hashable) -> T:
+        """Run ``job``, which solves, on the calling thread if that may enter; else at home.
 
         Parameters
         ----------
         stop : StopFlag
             The solve's own.
-        calls_python : bool
-            Whether Julia calls back into Python while it solves.
-        is_shared_out : bool
-            Whether Julia uses several threads.
+        kind : hashable
+            What decides which code runs in Julia. The first of each runs at home: it may load
+            packages and print, and whoever waits for Julia's input and output on another thread
+            does so for ever. None: each runs at home.
         """
         self._start.keep_interrupts_in_python()
-        if calls_python or is_shared_out or not self.home.admits_caller:
-            return self._run_at_home(job, stop)
+        if kind not in self._solved or not self.home.admits_caller:
+            result = self._run_at_home(job, stop)
+            if kind is not None:
+                self._solved.add(kind)
+            return result
         threads = torch.get_num_threads()
         if self._blas_threads_for(threads) != self._blas_threads:
             self.home.run(lambda: self._use_threads(threads))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,9 @@ from pysemi.errors import (
     StepBudgetError,
     StepSizeUnderflowError,
 )
+from pysemi.methods import EXPLICIT_ALGORITHMS
 from pysemi.problem import Problem
-from pysemi.runtime.border import Border, CReport, Status
+from pysemi.runtime.border import Border, CForward, CReport, Status
 from pysemi.runtime.home import StopFlag
 from pysemi.runtime.session import Session
 from pysemi.stats import SolveStats
@@ -145,12 +146,31 @@ def call_solves(
             raise
         return Outcome(status, message, list(reports), times, stop)
 
+    return running.run_solve(job, stop, _kind(name, requests[0], bindings, events, settings))
+
+
+def _kind(
+    name: str,
+    request: Any,
+    bindings: Sequence[Binding],
+    events: Sequence[JuliaEvent],
+    settings: JuliaSettings,
+) -> Hashable:
+    """What decides which code runs in Julia; None where it does more than compute.
+
+    That is where it calls Python, or shares the solves out among threads. And implicit methods
+    are of packages of which little is known.
+    """
     calls_python = (
         settings.calls_python
         or bindings[0].calls_python
         or any(event.address is not None for event in events)
     )
-    return running.run_solve(job, stop, calls_python=calls_python, is_shared_out=len(bindings) > 1)
+    if calls_python or len(bindings) > 1 or settings.algorithm not in EXPLICIT_ALGORITHMS:
+        return None
+    kept = request.keep if isinstance(request, CForward) else request.adjoint
+    dtype = bindings[0].field.dtype
+    return name, settings.algorithm, settings.c.torchdiffeq, kept, bool(events), dtype
 
 
 def call_interpolation(
@@ -172,8 +192,7 @@ def call_interpolation(
         message = border.message() if status is Status.FAILED else ""
         return Outcome(status, message, [CReport()], [], stop)
 
-    calls_python = binding.calls_python
-    return running.run_solve(job, stop, calls_python=calls_python, is_shared_out=False)
+    return running.run(job, stop)
 
 
 def _fetch_times(border: Border, report: CReport) -> tuple[NDArray[np.float64], ...]:

@@ -47,6 +47,8 @@ class JuliaField(ABC):
         Under which Julia holds it.
     packed : int
         Length of the parameter vector, at least 1.
+    dtype : torch.dtype
+        Of the state.
     error : BaseException or None
         What the vector field raised.
     bound : weakref to Binding, or None
@@ -56,6 +58,7 @@ class JuliaField(ABC):
     bridge: ClassVar[str]
     number: int
     packed: int
+    dtype: torch.dtype
     error: BaseException | None = None
     bound: weakref.ref[Binding] | None = None
 
@@ -102,6 +105,7 @@ class CompiledField(JuliaField):
                     view.copy_(buffer.value.reshape(-1))
         self.memory = {role: found[0] for role, found in of_role.items()}
         self.packed = len(self.memory["params"])
+        self.dtype = self.memory["y"].dtype
         self._tensors = of_role.get("tensor", [])
         self._shapes: tuple[torch.Size, ...] = ()
         self._targets: list[Tensor] = []
@@ -153,6 +157,7 @@ class CallbackField(JuliaField):
         self._field = flat_field(func, layout)
         self._params = tuple(params)
         self._shape = y0.shape
+        self.dtype = y0.dtype
         self.packed = max(sum(param.numel() for param in params), 1)
         number = ctypes.c_int64()
         addresses = (ctypes.c_void_p * 7)()
