@@ -70,6 +70,7 @@ class _Start:
         self.outcome = self.home.submit(lambda: self._run(found.julia))
 
     def _run(self, julia: JuliaConfig) -> _Running:
+        self._signal_action = _get_signal_action(signal.SIGINT)
         try:
             with _standard_streams_unchanged():
                 return _start(julia, self._let_interrupts_return)
@@ -77,6 +78,8 @@ class _Start:
             self._interrupts_taken.set()
 
     def _let_interrupts_return(self) -> None:
+        # At once: the main thread may be busy, and what is pressed meanwhile would be lost.
+        _set_signal_action(signal.SIGINT, self._signal_action)
         self._interrupts_taken.set()
         # What follows holds Python's lock for seconds, and nobody else could act meanwhile.
         self._interrupts_returned.wait(timeout=1)
@@ -282,7 +285,8 @@ def session(meanwhile: Callable[[], None] | None = None) -> Session:
             _begun = _Start(found)
         _begun.home.check_process()
         if meanwhile is not None:
-            meanwhile()
+            with _interrupts_later():
+                meanwhile()
         _session = Session(_begun)
     return _session
 
@@ -364,11 +368,39 @@ def _gate(main: Any) -> Gate | None:
     )
 
 
+_get_signal_action = ctypes.pythonapi.PyOS_getsig
+_get_signal_action.argtypes, _get_signal_action.restype = [ctypes.c_int], ctypes.c_void_p
+
+_set_signal_action = ctypes.pythonapi.PyOS_setsig  # unlike signal.signal, on any thread
+_set_signal_action.argtypes = [ctypes.c_int, ctypes.c_void_p]
+_set_signal_action.restype = ctypes.c_void_p
+
+
 def _signal_functions() -> list[int]:
     """Addresses of what a solve needs, that lets Python handle its signals."""
     names = ("PyGILState_Ensure", "PyErr_CheckSignals", "PyErr_Fetch", "PyGILState_Release")
     functions = (ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p) for name in names)
     return [function.value or 0 for function in functions]
+
+
+@contextlib.contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Let Ctrl-C wait: an import of torch's that is interrupted cannot be made again."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is None:  # not Python's, which cannot be put back
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if came:
+        signal.raise_signal(signal.SIGINT)
 
 
 @contextlib.contextmanager
