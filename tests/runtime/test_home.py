@@ -42,10 +42,9 @@ def test_a_job_can_hand_over_another_and_does_not_wait_for_itself():
     assert home.run(lambda: home.run(lambda: 7)) == 7
 
 
-def test_threads_take_turns():
-    home = Home()
-    running = 0
-    most = 0
+def most_at_a_time(home, threads, here=0):
+    """How many jobs ran at once, at most: of some threads, and of this one if it enters itself."""
+    running = most = 0
 
     def job():
         nonlocal running, most
@@ -54,14 +53,20 @@ def test_threads_take_turns():
         time.sleep(0.001)
         running -= 1
 
-    threads = [
-        threading.Thread(target=lambda: [home.run(job) for _ in range(20)]) for _ in range(4)
+    others = [
+        threading.Thread(target=lambda: [home.run(job) for _ in range(20)]) for _ in range(threads)
     ]
-    for thread in threads:
+    for thread in others:
         thread.start()
-    for thread in threads:
+    for _ in range(here):
+        home.run_here(job, StopFlag())
+    for thread in others:
         thread.join()
-    assert most == 1
+    return most
+
+
+def test_threads_take_turns():
+    assert most_at_a_time(Home(), threads=4) == 1
 
 
 @pytest.mark.parametrize("interrupts", [1, 3])
@@ -112,26 +117,7 @@ def test_the_main_thread_enters_where_the_home_thread_is_outside():
 def test_only_one_thread_is_inside_at_a_time():
     home = Home()
     home.run(lambda: home.open(Gate(lambda: 0, lambda _: None)))
-    running = 0
-    most = 0
-
-    def job():
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        time.sleep(0.0005)
-        running -= 1
-
-    threads = [
-        threading.Thread(target=lambda: [home.run(job) for _ in range(40)]) for _ in range(2)
-    ]
-    for thread in threads:
-        thread.start()
-    for _ in range(80):
-        home.run_here(job, StopFlag())
-    for thread in threads:
-        thread.join()
-    assert most == 1
+    assert most_at_a_time(home, threads=2, here=40) == 1
 
 
 def test_inside_the_main_thread_does_not_wait_for_itself():
