@@ -235,7 +235,8 @@ def _fulfil(future: Future[T], job: Callable[[], T]) -> None:
 class CallersHome(Home):
     """The main thread, where a program started Julia before pysemi came to it.
 
-    Work is done at once, there and nowhere else.
+    Work is done at once, there and nowhere else. An interrupt waits for the end of what
+    :meth:`run` was given, since the thread that would notice it is busy with it.
     """
 
     def __init__(self) -> None:
