@@ -13,8 +13,10 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from pysemi.compiler.graph import Node
 from pysemi.compiler.inventory import Inventory, Same, take_inventory
 from pysemi.compiler.lower import Place, Results, lower
+from pysemi.compiler.records import split
 from pysemi.compiler.tape import Role, Tape
 from pysemi.compiler.trace import FlatField, Traced, trace_field, trace_joint
 from pysemi.compiler.translate import translate
@@ -145,23 +147,12 @@ class _Subject:
     @property
     def results(self) -> list[str]:
         """Of what is traced, in order."""
-        return ["dy"] if self.params is None else ["dy", "y_bar", *self._bars]
+        return ["dy"] if self.params is None else ["dy", "y_bar", *self.bars]
 
     @property
-    def _bars(self) -> list[str]:
+    def bars(self) -> list[str]:
+        """Of the parameters, in order."""
         return [f"param_bar{index}" for index in range(len(self.params or ()))]
-
-    @property
-    def programs(self) -> dict[str, Results]:
-        """Each with the results that it computes."""
-        if self.params is None:
-            return {"field": Results(["dy"])}
-        return {
-            "field": Results(["dy"]),
-            "pullback": Results(["dy", "y_bar"]),
-            "joint": Results(self.results),
-            "reverse": Results(["y_bar"], added=self._bars),
-        }
 
 
 _known: OrderedDict[Any, Compilation | Untranslatable] = OrderedDict()
@@ -314,8 +305,21 @@ def _lower(
     places, packed_size = _places(params)
     names, captured = _name_captured(traced, params, inventory)
     places |= {f"tensor{index}": Place("tensor", 0, index) for index in range(len(captured))}
-    programs = subject.programs
     graph = translate(traced.module, subject.inputs, subject.results, names)
+    programs = {"field": Results(graph, ["dy"])}
+    arrays: dict[str, Node] = {}
+    if subject.params is not None:
+        parts = split(graph, subject.bars)
+        arrays = parts.kept | parts.operands
+        places |= {name: Place("record") for name in parts.kept}
+        places |= {name: Place("operand") for name in parts.operands}
+        programs |= {
+            "pullback": Results(graph, ["dy", "y_bar"]),
+            "joint": Results(graph, subject.results),
+            "record": Results(parts.record, ["dy", *parts.kept]),
+            "reverse": Results(parts.reverse, ["y_bar", *parts.operands], added=subject.bars),
+            "gather": Results(parts.gather, [], added=subject.bars),
+        }
     # A role that no program has a use for has one element.
     used = {places[name].role for name in (*subject.inputs, *subject.results)}
     size = prod(y.shape)
@@ -328,7 +332,7 @@ def _lower(
         "y_bar": size if "y_bar" in used else 1,
         "params_bar": packed_size,
     }
-    tape = lower(graph, programs, places, sizes, y.dtype)
+    tape = lower(programs, places, sizes, y.dtype, arrays)
     # A tensor that no program needs has no buffer; those that have are in order of use.
     return tape, tuple(captured[buffer.place] for buffer in tape.of_role("tensor"))
 

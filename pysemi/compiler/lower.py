@@ -39,49 +39,54 @@ class Place:
 
 @dataclass(frozen=True)
 class Results:
-    """What a program leaves behind: outputs of the graph, by name.
+    """What a program leaves behind: outputs of a graph, by name.
 
     Attributes
     ----------
+    graph : Graph
     written : sequence of str
         In place of what was there.
     added : sequence of str
         To what was there.
     """
 
+    graph: Graph
     written: Sequence[str]
     added: Sequence[str] = ()
 
 
 def lower(
-    graph: Graph,
     programs: Mapping[str, Results],
     places: Mapping[str, Place],
     sizes: Mapping[Role, int],
     dtype: torch.dtype,
+    arrays: Mapping[str, Node] | None = None,
 ) -> Tape:
-    """Lower the graph to a tape.
+    """Lower graphs to a tape.
 
     Parameters
     ----------
-    graph : Graph
     programs : mapping
-        Name of a program -> those of the graph's outputs that it computes.
+        Name of a program -> what it computes.
     places : mapping
         Name of an input or output -> where it lies.
     sizes : mapping
         Role -> elements of its buffer, for the roles that have one buffer.
     dtype : torch.dtype
         Of those buffers.
+    arrays : mapping, optional
+        Name of an input or output that has a buffer of its own -> a node of its size and type.
     """
     memory = _Memory(places, dict.fromkeys(sizes, dtype), sizes)
+    for name, like in (arrays or {}).items():
+        memory.own(name, like)
     lowered = {}
     for name, results in programs.items():
         written, added = (
-            [output for output in outputs if output in graph.outputs]
+            [output for output in outputs if output in results.graph.outputs]
             for outputs in (results.written, results.added)
         )
-        program = _Program(fuse(graph, [*written, *added]), written, added, memory)
+        program = _Program(fuse(results.graph, [*written, *added]), written, added, memory)
         lowered[name] = program.instructions
     return Tape(tuple(memory.buffers), lowered)
 
@@ -99,6 +104,8 @@ class _Memory:
         self.buffers: list[Buffer] = []
         self._by_role = {role: self.new(role, dtypes[role], size) for role, size in sizes.items()}
         self._tensors: dict[int, Buffer] = {}
+        self._own: dict[str, Buffer] = {}
+        self._records = _WorkSpace()
         self._constants: dict[bytes, Buffer] = {}
         self._work: dict[tuple[torch.dtype, int, int], Buffer] = {}
 
@@ -107,8 +114,17 @@ class _Memory:
         self.buffers.append(buffer)
         return buffer
 
+    def own(self, name: str, like: Node) -> None:
+        """Give an input or output a buffer of its own."""
+        role = self.places[name].role
+        nbytes = like.size * like.dtype.itemsize
+        place = self._records.take(nbytes) if role == "record" else 0
+        self._own[name] = self.new(role, like.dtype, like.size, place)
+
     def given(self, name: str, node: Node | None = None) -> tuple[Buffer, int]:
         """Buffer and offset of an input or output."""
+        if name in self._own:
+            return self._own[name], 0
         place = self.places[name]
         if place.role != "tensor":
             return self._by_role[place.role], place.offset

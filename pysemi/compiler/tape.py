@@ -8,6 +8,7 @@ The text is what Julia reads (``julia/PySemi/src/tape.jl``) and what a person re
     %7[20,50] = matmul %2[20,2] %4[2,50|1,2|0]
     %7[20,50] = pointwise %7[20,50] %5[20,50|0,1|0] :: tanh(x1 + x2)
     %6[2,50] = matmul %3[2,20|1,2|0] %7[20,50] add      to what %6 holds
+    buffer 8 record Float32 1000 @ 256     all records lie together, as all work space does
 
 A view is ``%buffer[shape|strides|offset]`` in elements, in torch's order of dimensions;
 strides and offset are left out where the view is the whole buffer, as it lies.
@@ -28,10 +29,25 @@ from pysemi.compiler.scalar import JULIA_TYPES, Program
 __all__ = ["Buffer", "Instruction", "Role", "Tape", "Window"]
 
 Role = Literal[
-    "t", "y", "cotangent", "params", "tensor", "constant", "dy", "y_bar", "params_bar", "work"
+    "t",
+    "y",
+    "cotangent",
+    "params",
+    "tensor",
+    "constant",
+    "dy",
+    "y_bar",
+    "params_bar",
+    "record",
+    "operand",
+    "work",
 ]
 """What a buffer holds. Inputs: time, state, cotangent λ, packed parameters θ, tensors that
-the vector field reads, constants; results: f, λᵀ∂f/∂y, λᵀ∂f/∂θ; and work space."""
+the vector field reads, constants; results: f, λᵀ∂f/∂y, λᵀ∂f/∂θ; what one program leaves for
+another, see :class:`Tape`; and work space."""
+
+SHARED = ("record", "work")
+"""Roles whose buffers are pieces of one memory."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +62,7 @@ class Buffer:
     size : int
         Number of elements.
     place : int
-        Of work space: first byte within the memory that all work buffers share.
+        Of a record or work space: first byte within the memory that all of the role share.
     value : Tensor or None
         Of a constant.
     """
@@ -60,7 +76,7 @@ class Buffer:
 
     def __str__(self) -> str:
         text = f"buffer {self.number} {self.role} {JULIA_TYPES[self.dtype]} {self.size}"
-        return f"{text} @ {self.place}" if self.role == "work" else text
+        return f"{text} @ {self.place}" if self.role in SHARED else text
 
 
 @dataclass(frozen=True)
@@ -125,7 +141,11 @@ class Tape:
     buffers : tuple of Buffer
     programs : dict of str to tuple of Instruction
         "field" computes f, or an event function's values; "pullback" f and λᵀ∂f/∂y; "joint"
-        those and λᵀ∂f/∂θ. "reverse" computes λᵀ∂f/∂y, and adds λᵀ∂f/∂θ to what is there.
+        those and λᵀ∂f/∂θ. The same in parts: "record" computes f, and fills the buffers of
+        role "record"; from these, "reverse" computes λᵀ∂f/∂y, and adds a part of λᵀ∂f/∂θ to
+        what is there; and "gather" adds the rest, of buffers of roles "record", "operand" and
+        "cotangent" alone. Its sums run over rows of these, so that those of several evaluations
+        may be laid in line, each array's for itself, for one "gather".
     """
 
     buffers: tuple[Buffer, ...]
@@ -147,6 +167,12 @@ class Tape:
             else:
                 held += size
         return held + max(ends)
+
+    @property
+    def record_nbytes(self) -> int:
+        """Bytes that one evaluation leaves for its pullback."""
+        records = self.of_role("record")
+        return max((x.place + x.size * x.dtype.itemsize for x in records), default=0)
 
     def __str__(self) -> str:
         lines = [str(buffer) for buffer in self.buffers]

@@ -79,7 +79,7 @@ class TapeMachine:
         self.memory: dict[int, Tensor] = {}
         self.roles: dict[str, list[Tensor]] = {}
         self.programs: dict[str, list[str]] = {}
-        work: list[tuple[int, torch.dtype, int, int]] = []
+        shared: dict[str, list[tuple[int, torch.dtype, int, int]]] = {"work": [], "record": []}
         program: list[str] = []
         for line in text.splitlines():
             words = line.split()
@@ -87,16 +87,23 @@ class TapeMachine:
                 program = self.programs.setdefault(words[1], [])
             elif words[0] != "buffer":
                 program.append(line)
-            elif words[2] == "work":
-                work.append((int(words[1]), DTYPES[words[3]], int(words[4]), int(words[6])))
+            elif words[2] in shared:
+                piece = (int(words[1]), DTYPES[words[3]], int(words[4]), int(words[6]))
+                shared[words[2]].append(piece)
             else:
                 memory = torch.zeros(int(words[4]), dtype=DTYPES[words[3]])
                 self.memory[int(words[1])] = memory
                 self.roles.setdefault(words[2], []).append(memory)
-        self.work_bytes = max((at + size * kind.itemsize for _, kind, size, at in work), default=0)
-        shared = torch.full((self.work_bytes + 8,), 0x7F, dtype=torch.uint8)
-        for number, kind, size, at in work:
-            self.memory[number] = shared[at : at + size * kind.itemsize].view(kind)
+        self.work, self.record = (self._pieces(shared[role]) for role in ("work", "record"))
+        self.work_bytes = len(self.work) - 8
+
+    def _pieces(self, pieces: list[tuple[int, torch.dtype, int, int]]) -> Tensor:
+        """The memory that all buffers of one role share."""
+        nbytes = max((at + size * kind.itemsize for _, kind, size, at in pieces), default=0)
+        memory = torch.full((nbytes + 8,), 0x7F, dtype=torch.uint8)
+        for number, kind, size, at in pieces:
+            self.memory[number] = memory[at : at + size * kind.itemsize].view(kind)
+        return memory
 
     def run(self, program: str) -> None:
         """Run the instructions of one program."""
@@ -108,14 +115,58 @@ class TapeMachine:
             rest = [word for word in words if not word.startswith("%")]
             getattr(self, f"_{kernel}")(self._view(out), views, rest, expression)
 
-    def _view(self, text: str) -> Tensor:
+    def operands(self) -> dict[int, Tensor]:
+        """Copies of what the program "gather" reads, by number of the buffer."""
+        numbers = {
+            int(match[1])
+            for line in self.programs["gather"]
+            for match in VIEW.finditer(line.partition(" = ")[2])
+        }
+        return {number: self.memory[number].clone() for number in numbers}
+
+    def gather(self, evaluations: list[dict[int, Tensor]]) -> None:
+        """Run the program "gather" once, on the operands of several evaluations in line."""
+        lines = {
+            number: torch.cat([operands[number] for operands in evaluations])
+            for number in evaluations[0]
+        }
+        here, self.memory = self.memory, {**self.memory, **lines}
+        count = len(evaluations)
+        for line in self.programs["gather"]:
+            out, _, call = line.partition(" = ")
+            kernel, *words = call.split()
+            texts = [word for word in words if word.startswith("%")]
+            rows = (1, 0) if kernel == "matmul" else (0,)
+            views = [
+                self._in_line(self._view(text, whole=False), dim, count)
+                for text, dim in zip(texts, rows, strict=True)
+            ]
+            to = self._view(out)
+            if kernel == "reduce":  # its result has the operand's shape
+                assert to.stride(0) == 0 or to.shape[0] == 1
+                to = to.as_strided(views[0].shape, (0, *to.stride()[1:]), to.storage_offset())
+            rest = [word for word in words if not word.startswith("%")]
+            getattr(self, f"_{kernel}")(to, views, rest, "")
+        self.memory = here
+
+    def _in_line(self, view: Tensor, dim: int, count: int) -> Tensor:
+        """``view`` of the first of several arrays in line, with the rows of all of them."""
+        size = view.untyped_storage().nbytes() // view.element_size() // count
+        rows = view.shape[dim]
+        shape, stride = list(view.shape), list(view.stride())
+        shape[dim] *= count
+        stride[dim] = size if rows == 1 else stride[dim]
+        assert rows * stride[dim] == size
+        return view.as_strided(shape, stride, view.storage_offset())
+
+    def _view(self, text: str, whole: bool = True) -> Tensor:
         match = VIEW.fullmatch(text)
         assert match, text
         memory = self.memory[int(match[1])]
         shape = [int(n) for n in match[2].split(",") if n]
         if match[3] is None:
-            assert math.prod(shape) == len(memory)
-            return memory.view(shape)
+            assert not whole or math.prod(shape) == len(memory)
+            return memory[: math.prod(shape)].view(shape)
         strides = [int(n) for n in match[3].split(",") if n]
         return memory.as_strided(shape, strides, memory.storage_offset() + int(match[4]))
 

@@ -13,7 +13,7 @@ from pysemi.compiler.trace import evaluate_joint
 from pysemi.compiler.untranslatable import Untranslatable
 from tests.compiler.operator_samples import OPERATORS, samples
 from tests.compiler.tape_machine import TapeMachine
-from tests.compiler.test_translation import compiled, run
+from tests.compiler.test_translation import compiled, run, run_in_parts
 
 SAMPLES = {torch.float64: 4, torch.float32: 2}
 """Of each operator, spread over what OpInfo has."""
@@ -75,15 +75,18 @@ def outcome(model, dtype, tolerance=None):
     packed = torch.cat([torch.zeros(0, dtype=dtype), *[bar.reshape(-1) for bar in bars]])
     machine = TapeMachine(str(compilation.tape))
     tolerance = tolerance or TOLERANCES[dtype]
-    for program in ("field", "pullback", "joint", "reverse"):
-        machine.roles["params_bar"][0].zero_()
-        got = run(machine, compilation, inventory, program, t, y, cotangent)
+    for program in ("field", "pullback", "joint", "parts"):
+        if program == "parts":
+            machine.roles["params_bar"][0].zero_()
+            points = [(t, y, cotangent)]
+            ((value, bar),) = run_in_parts(machine, compilation, inventory, points)
+            got = (value, bar, machine.roles["params_bar"][0])
+        else:
+            got = run(machine, compilation, inventory, program, t, y, cotangent)
         pairs = {"f": (got[0], dy)}
-        if program == "reverse":
-            pairs.clear()
         if program != "field":
             pairs["y_bar"] = (got[1], y_bar)
-        if program in ("joint", "reverse"):
+        if program in ("joint", "parts"):
             pairs["params_bar"] = (got[2][: len(packed)], packed)
         for what, (found, expected) in pairs.items():
             wrong = difference(found, expected.reshape(-1), tolerance)

@@ -16,6 +16,39 @@ from tests.compiler.tape_machine import TapeMachine
 
 def run(machine, compilation, inventory, program, t, y, cotangent):
     """Results of one program of the tape at a point."""
+    put(machine, compilation, inventory, t, y, cotangent)
+    machine.run(program)
+    return results(machine)
+
+
+def results(machine):
+    return tuple(machine.roles[role][0].clone() for role in ("dy", "y_bar", "params_bar"))
+
+
+def run_in_parts(machine, compilation, inventory, points):
+    """f, then y_bar, at each point (t, y, cotangent); dL/dθ of all is added to what is there.
+
+    All evaluations of f come first; what a pullback reads is the record of its own, t and λ.
+    """
+    records, values = [], []
+    for point in points:
+        values.append([run(machine, compilation, inventory, "record", *point)[0]])
+        records.append(machine.record.clone())
+    operands = []
+    for (t, y, cotangent), record, value in zip(points, records, values, strict=True):
+        put(machine, compilation, inventory, t, torch.full_like(y, torch.nan), cotangent)
+        machine.work.fill_(0x7F)
+        machine.roles["dy"][0].fill_(torch.nan)
+        machine.record.copy_(record)
+        machine.run("reverse")
+        value.append(results(machine)[1])
+        operands.append(machine.operands())
+    machine.gather(operands)
+    return values
+
+
+def put(machine, compilation, inventory, t, y, cotangent):
+    """The inputs of a tape at a point."""
     roles = machine.roles
     roles["t"][0].fill_(t)
     roles["y"][0].copy_(y.reshape(-1))
@@ -29,8 +62,6 @@ def run(machine, compilation, inventory, program, t, y, cotangent):
     constants = compilation.tape.of_role("constant")
     for memory, buffer in zip(roles.get("constant", []), constants, strict=True):
         memory.copy_(buffer.value.reshape(-1))
-    machine.run(program)
-    return roles["dy"][0].clone(), roles["y_bar"][0].clone(), roles["params_bar"][0].clone()
 
 
 def compiled(model, params="its own"):
@@ -53,6 +84,7 @@ def check(model, dtype, rounded=None):
     machine = TapeMachine(str(compilation.tape))
     kind = rounded or dtype
     generator = torch.Generator().manual_seed(1)
+    points, expected, total = [], [], 0
     for time in (0.05, 0.91):
         t = torch.tensor(time, dtype=dtype)
         y = torch.randn(y0.shape, generator=generator, dtype=dtype)
@@ -69,11 +101,18 @@ def check(model, dtype, rounded=None):
             if program != "field":
                 assert close(got[1], y_bar.reshape(-1), kind), program
         assert not bars or close(got[2], packed, kind)
+        points.append((t, y, cotangent))
+        expected.append((dy.reshape(-1), y_bar.reshape(-1)))
+        total = total + packed
         if y_bar.any():  # what is always zero is never written
             machine.roles["y_bar"][0].fill_(torch.nan)
-        got = run(machine, compilation, inventory, "reverse", t, y, cotangent)
-        assert close(got[1], y_bar.reshape(-1), kind)
-        assert not bars or close(got[2], 2 * packed, kind)  # once more than what was there
+        machine.roles["dy"][0].fill_(torch.nan)
+    machine.roles["params_bar"][0].fill_(0.5)
+    in_parts = run_in_parts(machine, compilation, inventory, points)
+    for found, known in zip(in_parts, expected, strict=True):
+        assert all(close(x, y, kind) for x, y in zip(found, known, strict=True))
+    if bars:
+        assert close(machine.roles["params_bar"][0], 0.5 + total, kind)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -109,17 +148,60 @@ def test_a_bias_and_its_activation_are_one_kernel():
     assert len(texts) <= 7  # sin(t) may stand apart
 
 
-def test_the_reverse_program_computes_no_f_and_adds_products_in_place():
+def test_a_pullback_computes_nothing_of_f_again():
     compilation, *_ = compiled(build("perceptron-tanh"))
     programs = compilation.tape.programs
-    for name, count in (("joint", 9), ("reverse", 8)):  # f's last layer is not needed
-        assert sum(x.kernel == "matmul" for x in programs[name]) == count
-    adding = [x for x in programs["reverse"] if "add" in x.words]
-    assert [x.out.buffer.role for x in adding] == ["params_bar"] * 6
-    assert not any(x.out.buffer.role == "dy" for x in programs["reverse"])
+    counts = {name: sum(x.kernel == "matmul" for x in programs[name]) for name in programs}
+    assert counts == {"field": 3, "pullback": 6, "joint": 9, "record": 3, "reverse": 3, "gather": 3}
+    assert not any("tanh" in str(x) for x in programs["reverse"])
+    written = {name: {x.out.buffer.role for x in programs[name]} for name in programs}
+    assert "dy" not in written["reverse"]
+    assert written["gather"] == {"params_bar"}
+    assert all("add" in x.words for x in programs["gather"])
 
 
-def test_a_product_that_is_read_elsewhere_is_not_added_in_place():
+class Wide(nn.Module):
+    """A layer of a batch of one, a function of θ alone, windows, and what is not differentiable."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.weight = nn.Parameter(torch.randn(6, 6, dtype=torch.float64) / 6)
+        self.bias = nn.Parameter(torch.randn(6, dtype=torch.float64))
+
+    def forward(self, t, y):
+        rotation = torch.linalg.matrix_exp(self.weight - self.weight.T)
+        windows = y.unfold(0, 3, 1) * torch.ones(3, dtype=y.dtype)
+        slow = windows.sum(1).repeat(2)[:6]
+        return torch.relu(rotation @ y + self.bias) * slow * torch.sin(t)
+
+
+def test_what_is_kept_is_what_a_kernel_wrote_that_depends_on_the_point():
+    model = Wide()
+    y = torch.randn(6, dtype=torch.float64)
+    params = tuple(model.parameters())
+    compilation, _ = compile_field(model, StateLayout.of(y), torch.tensor(0.0), y, params)
+    tape = compilation.tape
+    # Not the rotation, of 36 numbers, which each evaluation has for itself.
+    assert max(buffer.size for buffer in tape.of_role("record")) == 6
+    assert 6 * 8 <= tape.record_nbytes <= 8 * 64
+    assert any(x.kernel == "exponential" for x in tape.programs["reverse"])
+
+
+@pytest.mark.parametrize("rows", [128, 129])
+def test_products_over_many_rows_are_not_put_off(rows):
+    net = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 3))
+    y = torch.randn(rows, 3)
+    compilation, _ = compile_field(
+        lambda t, y: net(y), StateLayout.of(y), torch.tensor(0.0), y, tuple(net.parameters())
+    )
+    programs = compilation.tape.programs
+    adding = {name: sum("add" in x.words for x in programs[name]) for name in programs}
+    assert adding["gather"] == (4 if rows == 128 else 0)
+    assert adding["reverse"] == (0 if rows == 128 else 4)
+
+
+def test_a_product_that_is_read_elsewhere_is_not_put_off():
     class Read(nn.Module):
         """Two parameters that have one gradient, which is one node."""
 
@@ -137,9 +219,11 @@ def test_a_product_that_is_read_elsewhere_is_not_added_in_place():
     compilation, inventory = compile_field(
         model, StateLayout.of(y0), torch.tensor(0.0, dtype=torch.float64), y0, params
     )
+    assert not compilation.tape.programs["gather"]
     machine = TapeMachine(str(compilation.tape))
     t, cotangent = torch.tensor(0.3, dtype=torch.float64), torch.randn_like(y0)
     _, y_bar, *bars = evaluate_joint(model, t, y0, cotangent, params)
+    run(machine, compilation, inventory, "record", t, y0, cotangent)
     for times in (1, 2, 3):
         got = run(machine, compilation, inventory, "reverse", t, y0, cotangent)
         assert close(got[1], y_bar.reshape(-1), y0.dtype)
