@@ -26,7 +26,7 @@ from torch import Tensor
 from pysemi.compiler.graph import contiguous_strides
 from pysemi.compiler.scalar import JULIA_TYPES, Program
 
-__all__ = ["Buffer", "Instruction", "Role", "Tape", "Window"]
+__all__ = ["SHARED", "Buffer", "Instruction", "Role", "Tape", "Window"]
 
 Role = Literal[
     "t",

@@ -207,7 +207,12 @@ function border_evaluate(number::Int64, level::Int64)
     end
 end
 
-border_release(number::Int64) = (delete!(HELD, number); Int32(0))
+function border_release(number::Int64)
+    return answered() do
+        x = lock(() -> pop!(HELD, number, nothing), HELD_LOCK)
+        x isa Solved && x.solution isa StepLog && release!(x.solution)
+    end
+end
 
 "Copy the times of a solve, held under `number`, and let go of them."
 function border_times(
@@ -337,7 +342,7 @@ function forward(field::Field{T}, c::CForward, report) where {T}
         alg = algorithm(unsafe_string(c.settings.algorithm); dense = c.keep == 2)
         y, y0 = as_matrix(T, c.y, n, c.ntimes), copy(as_vector(T, c.y0, n))
         event = event_of(T, c, y0, times[1])
-        log = c.keep == 3 ? log_for(y0, alg, settings, c.checkpoints) : nothing
+        log = c.keep == 3 ? log_for(field, alg, settings, c.checkpoints) : nothing
         solved = if event === nothing
             in_newest_world(
                 solve_forward!, y, field, y0, times, alg, settings; dense = c.keep == 2, log
@@ -357,8 +362,8 @@ function forward(field::Field{T}, c::CForward, report) where {T}
     return report!(report, status, field.tally, began; solution, event_time)
 end
 
-log_for(y0, alg, settings, checkpoints) = StepLog(
-    y0, checkpoints, in_newest_world(runge_kutta, alg; settings.controls.torchdiffeq), settings.jumps
+log_for(field, alg, settings, checkpoints) = StepLog(
+    field, checkpoints, in_newest_world(runge_kutta, alg; settings.controls.torchdiffeq), settings.jumps
 )
 
 """

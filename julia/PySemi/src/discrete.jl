@@ -2,14 +2,14 @@
 # and differentiated one by one, the last one first. Step sizes count as constants.
 
 """
-    StepLog(like, capacity, method, jumps)
+    StepLog(field, capacity, method, jumps)
 
 The steps of a forward solve: where each began and ended, every `stride`-th state, and, where
-there is room, the slopes of the stages.
+there is room, the stages.
 
-As many states as `capacity` are kept; when there are more, every other one goes, and the
-steps between two that stay are made again when they are needed. Slopes count as states, and
-go first.
+As much as `capacity` states is kept. Stages take at most half of that, and are kept of the first
+steps then. When there are more states than the rest can hold, every other one goes, and the steps
+between two that stay are made again when they are needed.
 """
 mutable struct StepLog{V}
     const capacity::Int
@@ -18,32 +18,51 @@ mutable struct StepLog{V}
     const ends::Vector{Float64}
     states::Vector{V}
     "Of each step; empty where they are not known, and beyond the last for which there was room."
-    const slopes::Vector{Vector{V}}
-    keeps_slopes::Bool
+    const stages::Vector{Vector{Stage{V}}}
+    keeps_stages::Bool
+    "What a step's stages take of the capacity."
+    const stages_size::Float64
     const trail::Trail{V}
+    "What is to be given back."
+    const borrowed::Vector{Stage{V}}
     const method::RungeKutta
     "Times at which f jumps."
     const jumps::Vector{Float64}
 end
 
-function StepLog(like::V, capacity, method, jumps) where {V}
-    # Of a step, and as many for what the solver asks afterwards.
-    trail = Trail(like, 2 * method.own)
+function StepLog(field::Field{T, V}, capacity, method, jumps) where {T, V}
+    # Of two attempts at a step, and as many for what the solver asks afterwards.
+    trail = Trail(field.pool, 3 * method.own)
+    each = 1 + length(field.recorded) / max(nstates(field), 1)
     return StepLog{V}(
-        max(capacity, 2), 1, Float64[], Float64[], V[], Vector{V}[], true, trail, method, jumps
+        max(capacity, 2), 1, Float64[], Float64[], V[], Vector{Stage{V}}[], true, method.own * each, trail,
+        Stage{V}[], method, jumps
     )
 end
 
-"Have the field tell a log of its slopes."
+"Have the field tell a log of its evaluations."
 follow!(field, log::StepLog) = (field.trail = log.trail; nothing)
+
+"""
+Let go of all stages, whose memory other solves use then; what they served for is computed again if
+it is asked for.
+"""
+function release!(log::StepLog)
+    (; trail) = log
+    # Those of the trail that are taken are among the borrowed.
+    give_back!(trail.pool, trail.stages[.!trail.taken])
+    give_back!(trail.pool, log.borrowed)
+    foreach(empty!, (trail.stages, log.borrowed, log.stages))
+    log.keeps_stages = false
+    return nothing
+end
 
 function note_step!(log::StepLog, from, to, y)
     n = length(log.starts)
-    if log.keeps_slopes
-        (n + 1) * (1 + log.method.own) > log.capacity && forget_slopes!(log)
-        log.keeps_slopes && push!(log.slopes, slopes_of(log.trail, log.method, from, to))
-    end
-    if n % log.stride == 0 && length(log.states) == log.capacity
+    log.keeps_stages &= (n + 1) * log.stages_size <= log.capacity / 2
+    log.keeps_stages && push!(log.stages, take_stages!(log, from, to))
+    room = log.capacity - ceil(Int, length(log.stages) * log.stages_size)
+    if n % log.stride == 0 && length(log.states) >= max(room, 2)
         log.states = log.states[1:2:end]
         log.stride *= 2
     end
@@ -59,32 +78,56 @@ function note_step!(log::StepLog, integrator, field)
     return note_step!(log, integrator.tprev, isnan(reached) ? integrator.t : reached, integrator.uprev)
 end
 
-forget_slopes!(log) = (empty!(log.slopes); log.keeps_slopes = false; nothing)
-
 """
-The slopes of the stages of a step that has just been made, if the evaluations at its stages'
-times are among the latest, one after the other: not where a rejected attempt went before, whose
-first stage is further back. An interpolant, or an estimate of the error, may have taken more
-evaluations after them.
+The stages of a step that has just been made, if the evaluations at their times are among the
+latest: one after the other, but for attempts at the step that were rejected after the first. An
+interpolant, or an estimate of the error, may have taken more evaluations after them.
 """
-function slopes_of(trail::Trail{V}, method, from, to) where {V}
-    (; own) = method
-    for before in (trail.count - own):-1:(trail.count - 2 * own)
-        are_stages(trail, before, method, from, to) || continue
-        return [copy(noted(trail, before + i)[2]) for i in 1:own]
+function take_stages!(log::StepLog{V}, from, to) where {V}
+    (; trail, method) = log
+    for last in (trail.count):-1:(trail.count - method.own)
+        is_attempt(trail, last, method, from, to - from) || continue
+        first = first_stage(trail, last - method.own + 1, method, from)
+        # A solve's first evaluation is at its start; another, to choose a step size, may follow.
+        first == 0 && isempty(log.starts) && is_time(time_of(trail, 1), from, from, 0.0) && (first = 1)
+        first == 0 && continue
+        return [take_stage!(log, i) for i in [first; (last - method.own + 2):last]]
     end
-    return V[]
+    return Stage{V}[]
 end
 
-"Whether the evaluations after that of number `before` were at the times of the stages."
-function are_stages(trail, before, method, from, to)
-    return all(1:(method.own)) do i
-        found = noted(trail, before + i)
-        found === nothing && return false
-        time, expected = first(found), from + method.nodes[i] * (to - from)
-        # At a jump, time is an ulp later.
-        return abs(time - expected) <= 8 * eps(max(abs(from), abs(to)))
+"Whether the evaluations up to number `last` were those of a step's stages after the first."
+function is_attempt(trail, last, method, from, h)
+    (; own, nodes) = method
+    return all(i -> is_time(time_of(trail, last - own + i), from + nodes[i] * h, from, h), 2:own)
+end
+
+# At a jump, time is an ulp later.
+is_time(t, expected, from, h) = abs(t - expected) <= 8 * eps(max(abs(from), abs(from + h)))
+
+"The number of a step's first evaluation, if that is `i` or rejected attempts up to `i` came after it; else 0."
+function first_stage(trail, i, method, from)
+    (; own, nodes) = method
+    while true
+        t = time_of(trail, i)
+        isnan(t) && return 0
+        is_time(t, from, from, 0.0) && return i
+        (own == 1 || nodes[own] == 0) && return 0
+        h = (t - from) / nodes[own]
+        is_attempt(trail, i, method, from, h) || return 0
+        i -= own - 1
     end
+end
+
+"The `i`th evaluation of all, which the trail leaves alone from now on."
+function take_stage!(log, i)
+    (; trail) = log
+    place = place_of(trail, i)::Int
+    if !trail.taken[place]
+        trail.taken[place] = true
+        push!(log.borrowed, trail.stages[place])
+    end
+    return trail.stages[place]
 end
 
 "Has the solver note its steps: it asks for the callback's condition after each."
@@ -93,19 +136,40 @@ noting(log::StepLog, field) = DiscreteCallback(
     save_positions = (false, false)
 )
 
-"What one step needs: stages, their slopes, and the cotangents of the stages."
+"What one step needs: its stages, and the cotangents of their states."
 struct StepMemory{V}
-    states::Vector{V}
+    state::V
+    "Of each stage."
     slopes::Vector{V}
+    records::Vector{V}
+    "For those that are made again."
+    own::Vector{Stage{V}}
     bars::Vector{V}
-    "Of one stage's slope."
-    cotangent::V
     used::Vector{Bool}
 end
 
-function StepMemory(like, stages)
-    arrays() = [zero(like) for _ in 1:stages]
-    return StepMemory(arrays(), arrays(), arrays(), zero(like), zeros(Bool, stages))
+function StepMemory(field::Field{T, V}, nstages) where {T, V}
+    arrays() = [field.memory.dy for _ in 1:nstages]
+    bars = [fill!(similar(field.memory.y), 0) for _ in 1:nstages]
+    return StepMemory{V}(similar(field.memory.y), arrays(), arrays(), Stage{V}[], bars, zeros(Bool, nstages))
+end
+
+"Memory for the `i`th stage to be made again."
+function own_stage!(memory, field, i)
+    while length(memory.own) < i
+        push!(memory.own, borrow!(field.pool))
+    end
+    return memory.own[i]
+end
+
+"Call `act` on a new [`StepMemory`](@ref), whose stages other solves use afterwards."
+function with_memory(act, field, log)
+    memory = StepMemory(field, nstages(log.method))
+    try
+        return act(memory)
+    finally
+        give_back!(field.pool, memory.own)
+    end
 end
 
 """
@@ -114,10 +178,10 @@ end
 Fill `y_bar` and `params_bar` with the gradient of `Σ cotangents .* y(times)` for the steps in
 `log`. What lies between two steps' ends is differentiated through the interpolation that made it.
 """
-function pull_back!(y_bar, params_bar, field, log, times, cotangents)
+pull_back!(y_bar, params_bar, field, log, times, cotangents) = with_memory(field, log) do memory
     fill!(field.memory.params_bar, 0)
+    forget!(field.gather)
     λ = fill!(similar(y_bar), 0)
-    memory = StepMemory(λ, nstages(log.method))
     observation = length(times)
     direction = sign(times[end] - times[1])
     segment = similar(log.states, 0)
@@ -141,6 +205,7 @@ function pull_back!(y_bar, params_bar, field, log, times, cotangents)
             count_accepted!(field.tally, stop, start)
         end
     end
+    gather!(field.gather)
     y_bar .= λ .+ view(cotangents, :, 1)
     copyto!(params_bar, field.memory.params_bar)
     return nothing
@@ -152,9 +217,8 @@ end
 Fill the columns of `out` with the states at `times`, which go the way that the solve went and lie
 within it. Steps are made again for their slopes.
 """
-function interpolate_steps!(out, field, log::StepLog, times)
+interpolate_steps!(out, field, log::StepLog, times) = with_memory(field, log) do memory
     (; method, starts, ends) = log
-    memory = StepMemory(first(log.states), nstages(method))
     segment, numbers = similar(log.states, 0), 1:0
     direction = sign(ends[1] - starts[1])
     i = 1
@@ -178,7 +242,7 @@ function interpolate_steps!(out, field, log::StepLog, times)
             t == stop ? method.weights : method.between((t - start) / (stop - start))
         end
         plan_stages!(memory.used, method, combinations)
-        make_stages!(memory, field, log, n, y; all_slopes = true)
+        make_stages!(memory, field, log, n, y; records = false)
         for (j, weights) in zip(i:last, combinations)
             add_combination!(copyto!(view(out, :, j), y), stop - start, weights, memory.slopes)
         end
@@ -200,7 +264,7 @@ function remake!(segment, memory, field, log, checkpoint)
     plan_stages!(memory.used, log.method, ())
     for i in 2:length(numbers)
         n = numbers[i - 1]
-        make_stages!(memory, field, log, n, segment[i - 1]; all_slopes = true)
+        make_stages!(memory, field, log, n, segment[i - 1]; records = false)
         h = log.ends[n] - log.starts[n]
         add_combination!(copyto!(segment[i], segment[i - 1]), h, log.method.weights, memory.slopes)
     end
@@ -222,23 +286,27 @@ function plan_stages!(used, method, combinations)
 end
 
 """
-Make the stages in use of the step of number `n`, which began at `y`. f is evaluated where the
-slope is not known, and where a later stage needs it, or `all_slopes` are asked for.
+Have in memory the slopes, and the `records` if they are wanted, of the stages in use of the step of
+number `n`, which began at `y`: those that are kept, and what else is made again.
 """
-function make_stages!(memory, field, log, n, y; all_slopes)
+function make_stages!(memory, field, log, n, y; records)
     (; method) = log
-    (; used, states, slopes) = memory
+    (; used, state, slopes) = memory
     start, h = log.starts[n], log.ends[n] - log.starts[n]
-    known = n <= length(log.slopes) ? log.slopes[n] : similar(log.states, 0)
-    foreach(copyto!, slopes, known)
+    kept = n <= length(log.stages) ? log.stages[n] : memory.own[1:0]
     start_step!(field, past_jump(field, start))
-    last_needed = all_slopes ? nstages(method) : last_source(used, method)
     for i in eachindex(used)
         used[i] || continue
-        add_combination!(copyto!(states[i], y), h, method.rows[i], slopes)
-        length(known) < i <= last_needed || continue
-        evaluate!(field, FIELD, field.field, states[i], nothing, start + method.nodes[i] * h)
-        copyto!(slopes[i], field.memory.dy)
+        if i <= length(kept)
+            slopes[i], memory.records[i] = kept[i].slope, kept[i].record
+            continue
+        end
+        add_combination!(copyto!(state, y), h, method.rows[i], slopes)
+        program = records ? field.record : field.field
+        evaluate!(field, FIELD, program, state, nothing, start + method.nodes[i] * h)
+        stage = own_stage!(memory, field, i)
+        slopes[i] = copyto!(stage.slope, field.memory.dy)
+        records && (memory.records[i] = copyto!(stage.record, field.recorded))
     end
     return nothing
 end
@@ -248,18 +316,6 @@ function mark!(used, combination)
         used[i] = true
     end
     return nothing
-end
-
-"The last stage that another one in use is made of."
-function last_source(used, method)
-    last = 0
-    for i in eachindex(used)
-        used[i] || continue
-        for (j, _) in method.rows[i]
-            last = max(last, j)
-        end
-    end
-    return last
 end
 
 """
@@ -298,10 +354,11 @@ pairs of weights and a cotangent for points between.
 """
 function pull_back_step!(λ, memory, field, log, n, y, inside)
     (; method) = log
-    (; used, states, bars, cotangent) = memory
+    (; used, bars) = memory
+    (; cotangent) = field.memory
     start, h = log.starts[n], log.ends[n] - log.starts[n]
     plan_stages!(used, method, map(first, inside))
-    make_stages!(memory, field, log, n, y; all_slopes = false)
+    make_stages!(memory, field, log, n, y; records = true)
     for i in reverse(eachindex(used))
         if !used[i]
             fill!(bars[i], 0)
@@ -313,7 +370,7 @@ function pull_back_step!(λ, memory, field, log, n, y, inside)
             weight == 0 || (cotangent .+= eltype(λ)(h * weight) .* at_point)
         end
         add_combination!(cotangent, h, method.columns[i], bars)
-        reverse!(field, states[i], cotangent, start + method.nodes[i] * h)
+        reverse!(field, memory.records[i], start + method.nodes[i] * h)
         copyto!(bars[i], field.memory.y_bar)
     end
     for (_, at_point) in inside

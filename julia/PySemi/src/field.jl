@@ -2,33 +2,78 @@
 
 using SciMLBase: ODEFunction
 
-"""
-    Trail(like, n)
-
-The latest `n` evaluations of f by a solver: when, and the slopes.
-"""
-mutable struct Trail{V}
-    const times::Vector{Float64}
-    const slopes::Vector{V}
-    "How many there were; the `i`th of all lies at `mod1(i, n)`."
-    count::Int
+"An evaluation of f that is kept: its value, and what it left for its pullback."
+struct Stage{V}
+    slope::V
+    record::V
 end
-Trail(like::V, n) where {V} = Trail{V}(fill(NaN, n), [similar(like) for _ in 1:n], 0)
 
-function note_slope!(trail::Trail, t, slope)
-    trail.count += 1
-    place = mod1(trail.count, length(trail.times))
-    trail.times[place] = t
-    copyto!(trail.slopes[place], slope)
+"""
+    Pool(slope, record)
+
+Stages like these, which are used again: one is had by [`borrow!`](@ref), and those that nobody
+needs any more come back by [`give_back!`](@ref).
+"""
+struct Pool{V}
+    like::Stage{V}
+    spare::Vector{Stage{V}}
+    # Solutions are let go of while other threads solve.
+    lock::Threads.SpinLock
+end
+Pool(slope::V, record::V) where {V} = Pool{V}(Stage{V}(slope, record), Stage{V}[], Threads.SpinLock())
+
+function borrow!(pool::Pool{V}) where {V}
+    found = lock(() -> isempty(pool.spare) ? nothing : pop!(pool.spare), pool.lock)
+    found === nothing || return found
+    return Stage{V}(similar(pool.like.slope), similar(pool.like.record))
+end
+
+function give_back!(pool::Pool, stages)
+    lock(() -> append!(pool.spare, stages), pool.lock)
     return nothing
 end
 
-"The `i`th evaluation of all, the time and the slope; of those that are forgotten, nothing."
-function noted(trail::Trail, i)
+"""
+    Trail(pool, n)
+
+The latest `n` evaluations of f by a solver, and when they were.
+"""
+mutable struct Trail{V}
+    const pool::Pool{V}
+    const times::Vector{Float64}
+    const stages::Vector{Stage{V}}
+    "Whether somebody else keeps what lies at a place."
+    const taken::Vector{Bool}
+    "How many there were; the `i`th of all lies at `mod1(i, n)`."
+    count::Int
+end
+Trail(pool::Pool{V}, n) where {V} =
+    Trail{V}(pool, fill(NaN, n), [borrow!(pool) for _ in 1:n], fill(false, n), 0)
+
+function note!(trail::Trail, t, slope, record)
+    trail.count += 1
+    place = mod1(trail.count, length(trail.times))
+    if trail.taken[place]
+        trail.stages[place] = borrow!(trail.pool)
+        trail.taken[place] = false
+    end
+    trail.times[place] = t
+    stage = trail.stages[place]
+    copyto!(stage.slope, slope)
+    copyto!(stage.record, record)
+    return nothing
+end
+
+"Place of the `i`th evaluation of all; of those that are forgotten, nothing."
+function place_of(trail::Trail, i)
     n = length(trail.times)
-    trail.count - n < i <= trail.count || return nothing
-    place = mod1(i, n)
-    return trail.times[place], trail.slopes[place]
+    return trail.count - n < i <= trail.count && i > 0 ? mod1(i, n) : nothing
+end
+
+"When the `i`th evaluation of all was; of those that are forgotten, NaN."
+function time_of(trail::Trail, i)
+    place = place_of(trail, i)
+    return place === nothing ? NaN : trail.times[place]
 end
 
 """
@@ -45,13 +90,21 @@ mutable struct Field{T, V <: AbstractVector{T}}
     const field::Thunk
     const pullback::Thunk
     const joint::Thunk
-    "Computes λᵀ∂f/∂y and adds λᵀ∂f/∂θ to what memory holds; f is left as it is."
+    "Computes f, and what `reverse` needs of this evaluation."
+    const record::Thunk
+    "Computes λᵀ∂f/∂y from `recorded`, t and λ; with `gather`, adds λᵀ∂f/∂θ to what memory holds."
     const reverse::Thunk
+    const recorded::V
+    const gather::Gather
+    "Of evaluations that are kept."
+    const pool::Pool{V}
     const roots::Any
     const tally::Tally
     "What has been computed at the point in memory."
     done::Level
     at::Float64
+    "Whether `recorded` is of that point."
+    is_recorded::Bool
     "Whether λᵀ∂f/∂θ will be asked for wherever λᵀ∂f/∂y is."
     wants_params::Bool
     "Times at which f jumps. A step that ends there wants f on the near side..."
@@ -61,26 +114,34 @@ mutable struct Field{T, V <: AbstractVector{T}}
     direction::Int
     "See `check_stop`; null where nobody stops it."
     stop::Ptr{Stop}
-    "The latest slopes, where they are followed."
+    "The latest evaluations, where they are followed."
     trail::Union{Nothing, Trail{V}}
     "What `ode_function` made of it."
     const functions::Vector{Any}
 end
 
+"""
+A field whose pullback computes anew what it needs, from the state that was recorded; or by the
+programs that are given.
+"""
 function Field(
-        memory::Memory{T, V}, field, pullback, joint, roots; reverse = thunk(AddingJoint(memory, joint))
+        memory::Memory{T, V}, field, pullback, joint, roots;
+        record = field, reverse = thunk(AddingJoint(memory, joint)), recorded = memory.y, gather = Gather()
     ) where {T, V}
     return Field{T, V}(
-        memory, field, pullback, joint, reverse, roots, Tally(), NOTHING, NaN, true, Float64[], NaN, 1,
-        C_NULL, nothing, []
+        memory, field, pullback, joint, record, reverse, recorded, gather, Pool(memory.dy, recorded), roots,
+        Tally(), NOTHING, NaN, false, true, Float64[], NaN, 1, C_NULL, nothing, []
     )
 end
 
 function Field(tape::Tape)
-    program(name) = thunk(TapeProgram(Base.get(tape.programs, name, Thunk[])))
+    (; memory, programs) = tape
+    program(name) = thunk(TapeProgram(Base.get(programs, name, Thunk[])))
+    field = program("field")
     return Field(
-        tape.memory, program("field"), program("pullback"), program("joint"), tape;
-        reverse = program("reverse")
+        memory, field, program("pullback"), program("joint"), tape;
+        record = haskey(programs, "record") ? program("record") : field, reverse = program("reverse"),
+        recorded = tape.record, tape.gather
     )
 end
 
@@ -140,6 +201,7 @@ Forget what was computed before and count from zero; a solve starts at the time 
 function prepare!(field; recording, stop, from, direction, jumps, wants_params)
     reset!(field.tally, recording)
     field.done = NOTHING
+    field.is_recorded = false
     field.stop = stop
     field.direction = direction
     field.jumps = jumps
@@ -183,7 +245,8 @@ function evaluate!(field, level, program::Thunk, y, λ, t)
     time = one_sided(field, t)
     here = field.done != NOTHING && field.at == time && memory.y == y
     known = here && (field.done == FIELD || λ === nothing || memory.cotangent == λ)
-    known && field.done >= level && return nothing
+    recorded = field.is_recorded || program !== field.record
+    known && recorded && field.done >= level && return nothing
     check_stop(field.stop)
     if !here
         copyto!(memory.y, y)
@@ -196,22 +259,24 @@ function evaluate!(field, level, program::Thunk, y, λ, t)
     level == FIELD || (field.tally.nvjp += 1)
     field.at = time
     field.done = level
+    field.is_recorded = program === field.record
     return nothing
 end
 
 """
-Compute λᵀ∂f/∂y at (t, y, λ), and add λᵀ∂f/∂θ to what memory holds of it. What else is known of a
-point is forgotten.
+Compute λᵀ∂f/∂y for the evaluation at `t` that left `record`, and the λ in memory; take in what
+[`gather!`](@ref) needs to add λᵀ∂f/∂θ to what memory holds of it. What else is known of a point is
+forgotten.
 """
-function reverse!(field, y, λ, t)
+function reverse!(field, record, t)
     (; memory) = field
     check_stop(field.stop)
-    copyto!(memory.y, y)
+    copyto!(field.recorded, record)
     fill!(memory.t, one_sided(field, t))
-    copyto!(memory.cotangent, λ)
-    count_evaluation!(field.tally, t)
     field.done = NOTHING
+    field.is_recorded = false
     field.reverse()
+    collect!(field.gather)
     field.tally.nvjp += 1
     return nothing
 end
@@ -222,9 +287,10 @@ struct VectorField{F <: Field} <: Function
 end
 function (f::VectorField)(du, u, _, t)
     (; field) = f
-    evaluate!(field, FIELD, field.field, u, nothing, t)
+    (; trail) = field
+    evaluate!(field, FIELD, trail === nothing ? field.field : field.record, u, nothing, t)
     copyto!(du, field.memory.dy)
-    field.trail === nothing || note_slope!(field.trail, t, field.memory.dy)
+    trail === nothing || note!(trail, t, field.memory.dy, field.recorded)
     return nothing
 end
 

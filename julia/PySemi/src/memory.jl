@@ -14,6 +14,18 @@ end
 
 thunk(call) = Thunk(Referred(call))
 
+"A program of a tape, as one call."
+struct TapeProgram <: Function
+    kernels::Vector{Thunk}
+end
+
+function (program::TapeProgram)()
+    for kernel in program.kernels
+        kernel()
+    end
+    return nothing
+end
+
 """
     Memory{T, V}
 

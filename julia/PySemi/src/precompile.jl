@@ -17,6 +17,9 @@ function perceptron_tape(T, b)
     buffer 8 work $T $(3b) @ 0
     buffer 9 work $T $(3b) @ $(64 * cld(24b, 64))
     buffer 10 work Int64 1 @ 0
+    buffer 11 record $T $(2b) @ 0
+    buffer 12 record $T $(3b) @ $(64 * cld(16b, 64))
+    buffer 13 operand $T $(3b)
     program field
     %10[] = searchsorted %1[] %4[15] left
     %8[$b,3] = matmul %2[$b,2] %4[2,3|1,2|0]
@@ -39,15 +42,19 @@ function perceptron_tape(T, b)
     %7[2,3|3,1|9] = matmul %3[2,$b|1,2|0] %8[$b,3]
     %7[3,2|2,1|0] = matmul %9[3,$b|1,3|0] %2[$b,2]
     %7[$b,3|0,1|6] = reduce %9[$b,3] sum
-    program reverse
+    program record
+    %11[$b,2] = pointwise %2[$b,2] :: x1
     %8[$b,3] = matmul %2[$b,2] %4[2,3|1,2|0]
-    %8[$b,3] = pointwise %8[$b,3] %4[$b,3|0,1|6] :: v1 = x1 + x2; tanh(v1)
+    %12[$b,3] = pointwise %8[$b,3] %4[$b,3|0,1|6] :: v1 = x1 + x2; tanh(v1)
+    %5[$b,2] = matmul %12[$b,3] %4[3,2|1,3|9]
+    program reverse
     %9[$b,3] = matmul %3[$b,2] %4[2,3|3,1|9]
-    %9[$b,3] = pointwise %9[$b,3] %8[$b,3] :: v1 = x2 * x2; v2 = $one - v1; x1 * v2
-    %6[$b,2] = matmul %9[$b,3] %4[3,2|2,1|0]
-    %7[2,3|3,1|9] = matmul %3[2,$b|1,2|0] %8[$b,3] add
-    %7[3,2|2,1|0] = matmul %9[3,$b|1,3|0] %2[$b,2] add
-    %7[$b,3|0,1|6] = reduce %9[$b,3] sum add
+    %13[$b,3] = pointwise %9[$b,3] %12[$b,3] :: v1 = x2 * x2; v2 = $one - v1; x1 * v2
+    %6[$b,2] = matmul %13[$b,3] %4[3,2|2,1|0]
+    program gather
+    %7[2,3|3,1|9] = matmul %3[2,$b|1,2|0] %12[$b,3] add
+    %7[3,2|2,1|0] = matmul %13[3,$b|1,3|0] %11[$b,2] add
+    %7[$b,3|0,1|6] = reduce %13[$b,3] sum add
     """
 end
 
@@ -130,6 +137,7 @@ function exercise(::Type{T}, fields, name, torchdiffeq, adjoint, event = 0) wher
             first(fields), reports[1].solution, pointer(times), 3, Ptr{Cvoid}(pointer(y)), stop
         )
     end
+    foreach(i -> border_release(reports[i].solution), 1:b)
     all(report -> report.status == Int32(SUCCESS), reports) || error("$name failed: $(MESSAGE[])")
     return nothing
 end
@@ -137,7 +145,7 @@ end
 "Every combination of what has a type of its own, and is used often."
 function exercise(::Type{T}) where {T}
     text = perceptron_tape(T, 4)
-    numbers, addresses, kept = [0, 0], fill(C_NULL, 10), [0]
+    numbers, addresses, kept = [0, 0], fill(C_NULL, 13), [0]
     GC.@preserve text numbers addresses kept begin
         for i in 1:2
             border_build(

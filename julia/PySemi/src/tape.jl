@@ -15,25 +15,18 @@ const ELEMENT_TYPES = Dict(
 
 A compiled vector field: its memory, the kernels of its programs in order, and the buffers
 that they work in, by number; and the package that would keep its loops, if they are not kept.
+
+The programs "record", "reverse" and "gather" are f and its products in parts: `record` is what
+the first leaves for the second, and `gather` the third, for any number of evaluations.
 """
 struct Tape{T, V}
     memory::Memory{T, V}
     programs::Dict{String, Vector{Thunk}}
+    record::V
+    gather::Gather
     buffers::Vector{Any}
     roles::Vector{String}
     package::Union{Nothing, KernelPackage}
-end
-
-"A program of a tape, as one call."
-struct TapeProgram <: Function
-    kernels::Vector{Thunk}
-end
-
-function (program::TapeProgram)()
-    for kernel in program.kernels
-        kernel()
-    end
-    return nothing
 end
 
 """
@@ -52,6 +45,7 @@ function read_tape(text::AbstractString, like::AbstractVector = UInt8[])
     package = kinds === LOOPS ? kernel_package(lines, buffers) : nothing
     kept = package !== nothing && load_kernels(package, KERNEL_FOLDER[].path)
     programs = Dict{String, Vector{Thunk}}()
+    sums = Sum[]
     current = nothing
     for (number, line) in enumerate(lines)
         if isempty(line) || startswith(line, "buffer ")
@@ -61,11 +55,14 @@ function read_tape(text::AbstractString, like::AbstractVector = UInt8[])
         else
             at_line(number, line) do
                 current === nothing && throw(TapeError("an instruction outside of a program"))
-                push!(current, instruction(line, buffers, kinds))
+                push!(current, instruction(parts(line, buffers)..., buffers, kinds))
+                current === Base.get(programs, "gather", nothing) && push!(sums, as_sum(line, buffers))
             end
         end
     end
-    return Tape(memory(buffers, roles), programs, buffers, roles, kept ? nothing : package)
+    tape_memory = memory(buffers, roles)
+    gather = Gather(sums, buffers, kinds)
+    return Tape(tape_memory, programs, buffers[end - 1], gather, buffers, roles, kept ? nothing : package)
 end
 
 "The package that a tape's loops would be kept in; nothing where none are, or there are no loops."
@@ -107,11 +104,18 @@ function memory(buffers, roles)
     return Memory{eltype(V), V}(arrays...)
 end
 
+"Roles whose buffers are pieces of one array."
+const SHARED = ("record", "work")
+
+"""
+Arrays for a tape's buffers, by number, and two more: the memory of its record and that of its work
+space, of which those buffers are pieces. And the roles of the buffers.
+"""
 function allocate(lines, like)
     zeroed(T, n) = fill!(similar(like, T, n), zero(T))
     buffers = Any[]
     roles = String[]
-    work = Tuple{Int, DataType, Int, Int}[]
+    pieces = Dict(role => Tuple{Int, DataType, Int, Int}[] for role in SHARED)
     for (line_number, line) in enumerate(lines)
         startswith(line, "buffer ") || continue
         at_line(line_number, line) do
@@ -120,17 +124,21 @@ function allocate(lines, like)
             T, n = element_type(words[4]), parse(Int, words[5])
             number == length(buffers) + 1 || throw(TapeError("buffer $number is out of order"))
             push!(roles, role)
-            push!(buffers, role == "work" ? nothing : zeroed(T, n))
-            role == "work" && push!(work, (number, T, n, Int(parse(UInt, words[7]))))
+            push!(buffers, role in SHARED ? nothing : zeroed(T, n))
+            role in SHARED && push!(pieces[role], (number, T, n, Int(parse(UInt, words[7]))))
         end
     end
-    # Work buffers are pieces of one array, which stays alive by being the last buffer.
-    nbytes = maximum(place + n * sizeof(T) for (_, T, n, place) in work; init = 0)
-    shared = zeroed(UInt8, nbytes + ALIGNMENT)
-    for (number, T, n, place) in work
-        buffers[number] = piece(shared, T, n, place)
+    # A record is handled as an array of the state's type.
+    y = findfirst(==("y"), roles)
+    record_type = y === nothing ? UInt8 : eltype(buffers[y])
+    for (role, T) in zip(SHARED, (record_type, UInt8))
+        nbytes = maximum(place + n * sizeof(S) for (_, S, n, place) in pieces[role]; init = 0)
+        shared = zeroed(T, cld(nbytes + ALIGNMENT, sizeof(T)))
+        for (number, S, n, place) in pieces[role]
+            buffers[number] = piece(shared, S, n, place)
+        end
+        push!(buffers, shared)
     end
-    push!(buffers, shared)
     return buffers, roles
 end
 
@@ -138,14 +146,17 @@ end
 const ALIGNMENT = 64
 
 "`n` elements of memory, `place` bytes from its first aligned byte."
-function piece(shared::Vector{UInt8}, ::Type{T}, n, place) where {T}
-    start = pointer(shared)
-    start += mod(-UInt(start), ALIGNMENT)
+function piece(shared::Vector, ::Type{T}, n, place) where {T}
+    start = UInt(pointer(shared))
+    start += mod(-start, ALIGNMENT)
     return unsafe_wrap(Array, Ptr{T}(start + place), n)
 end
 # Allocations of other kinds are aligned.
-piece(shared, ::Type{T}, n, place) where {T} =
-    reinterpret(T, view(shared, (place + 1):(place + n * sizeof(T))))
+function piece(shared, ::Type{T}, n, place) where {T}
+    unit = sizeof(eltype(shared))
+    first, count = place ÷ unit + 1, cld(n * sizeof(T), unit)
+    return view(reinterpret(T, view(shared, first:(first + count - 1))), 1:n)
+end
 
 function element_type(name)
     haskey(ELEMENT_TYPES, name) || throw(TapeError("no element type $name"))
@@ -160,8 +171,8 @@ function read_window(text, buffers)
     m = match(VIEW, text)
     m === nothing && throw(TapeError("no view: $text"))
     buffer = parse(Int, m[1])
-    # The last buffer is the memory of the others.
-    1 <= buffer < length(buffers) || throw(TapeError("no buffer $buffer"))
+    # The last two are the memory of others.
+    1 <= buffer <= length(buffers) - 2 || throw(TapeError("no buffer $buffer"))
     shape = numbers(m[2])
     window = m[3] === nothing ? Window(buffer, shape, dense_strides(shape), 0) :
         Window(buffer, shape, numbers(m[3]), parse(Int, m[4]))
@@ -184,8 +195,7 @@ function parts(line, buffers)
     return read_window(left, buffers), views, rest, String(program)
 end
 
-function instruction(line, buffers, kinds)
-    out, views, (name, rest...), program = parts(line, buffers)
+function instruction(out, views, (name, rest...), program, buffers, kinds)
     maker = Base.get(MAKERS, name, nothing)
     maker === nothing && throw(TapeError("no kernel \"$name\""))
     # In the newest world: what a pointwise program compiled to is younger than this call.
@@ -294,6 +304,15 @@ function make_exponential(kinds, buffers, out, views, _, _)
     same_types(buffers, out, views...)
     as_runs(out)
     return kinds.exponential(buffers, out, views...)
+end
+
+"A line of the program \"gather\"."
+function as_sum(line, buffers)
+    out, views, words, _ = parts(line, buffers)
+    "add" in words || throw(TapeError("a result of \"gather\" that is not added"))
+    first(words) == "matmul" && return Sum(out, views, words, [length(views[1].shape), length(views[2].shape) - 1])
+    words[1:2] == ["reduce", "sum"] && return Sum(out, views, words, [1])
+    throw(TapeError("no sum over rows"))
 end
 
 const MAKERS = Dict{String, Function}(

@@ -29,7 +29,7 @@ end
 
 "Build the perceptron's tape; its number and its first seven buffers as arrays."
 function built(::Type{T}) where {T}
-    number, addresses = Ref{Int64}(0), fill(C_NULL, 10)
+    number, addresses = Ref{Int64}(0), fill(C_NULL, 13)
     status = c_build(PySemi.perceptron_tape(T, 4), number, addresses)
     sizes = (1, 8, 8, 15, 8, 8, 15)
     arrays = map((p, n) -> unsafe_wrap(Array, Ptr{T}(p), n), Tuple(addresses[1:7]), sizes)
@@ -141,7 +141,7 @@ end
 end
 
 @testset "what goes wrong has a status and a message" begin
-    number, addresses = Ref{Int64}(0), fill(C_NULL, 10)
+    number, addresses = Ref{Int64}(0), fill(C_NULL, 13)
     @test c_build("buffer 1 t Float16 1\n", number, addresses) == Int32(PySemi.FAILED)
     @test occursin("no element type Float16", c_message())
     @test c_evaluate(-5, 1) == Int32(PySemi.FAILED)

@@ -32,29 +32,57 @@ end
     fill!(memory.params_bar, 1)
     sum = ones(2, 2)
     for (λ, y) in points
-        PySemi.reverse!(field, y, λ, 0.5)
+        copyto!(memory.cotangent, λ)
+        PySemi.reverse!(field, y, 0.5) # such fields record the state
         sum += λ * y'
         @test memory.y_bar == A' * λ && memory.params_bar == vec(sum)
     end
     @test field.roots[has_program ? "reverse" : "joint"] == 3
-    @test field.tally.nvjp == field.tally.nf == 3
+    @test field.tally.nvjp == 3 && field.tally.nf == 0
     # What is in memory then is no answer to other questions there.
     dy = zeros(2)
     ode_function(field)(dy, points[3][2], nothing, 0.5)
     @test dy == A * points[3][2]
 end
 
-@testset "the latest slopes are noted" begin
+@testset "the latest evaluations are noted" begin
     field = started(growth_field([2.0]))
     f, du = ode_function(field), zeros(1)
-    field.trail = PySemi.Trail(du, 2)
+    trail = field.trail = PySemi.Trail(field.pool, 2)
     for (t, y) in ((0.0, 1.0), (0.5, 3.0), (0.5, 3.0), (0.25, -1.0))
         f(du, [y], nothing, t)
     end
-    @test PySemi.noted(field.trail, 4) == (0.25, [-2.0])
-    @test PySemi.noted(field.trail, 3) == (0.5, [6.0]) # an answer that was known is one too
-    @test PySemi.noted(field.trail, 2) === PySemi.noted(field.trail, 5) === nothing
+    latest(i) = (stage = trail.stages[PySemi.place_of(trail, i)]; (stage.slope, stage.record))
+    @test latest(4) == ([-2.0], [-1.0]) && PySemi.time_of(trail, 4) == 0.25
+    @test latest(3) == ([6.0], [3.0]) && PySemi.time_of(trail, 3) == 0.5 # known, and noted too
+    @test PySemi.place_of(trail, 2) === PySemi.place_of(trail, 5) === PySemi.place_of(trail, 0) === nothing
+    @test isnan(PySemi.time_of(trail, 2))
     @test started(field).trail === nothing
+end
+
+@testset "a record is of the point that is asked for" begin
+    A = [1.0 2.0; 3.0 4.0]
+    given, runs = linear_field(A), Ref(0)
+    recorded = zeros(2)
+    record = Thunk() do
+        given.field()
+        copyto!(recorded, given.memory.y)
+        runs[] += 1
+        return nothing
+    end
+    field = started(Field(given.memory, given.field, given.pullback, given.joint, given.roots; record, recorded))
+    at(program, y) = PySemi.evaluate!(field, FIELD, program, y, nothing, 0.5)
+    at(field.record, [1.0, 0.0])
+    at(field.field, [1.0, 0.0]) # known
+    at(field.record, [1.0, 0.0])
+    @test runs[] == 1 && field.tally.nf == 1
+    at(field.field, [0.0, 1.0])
+    @test recorded == [1.0, 0.0]
+    at(field.record, [0.0, 1.0])
+    @test recorded == [0.0, 1.0] && runs[] == 2 && field.tally.nf == 2
+    PySemi.reverse!(field, [1.0, 0.0], 0.5)
+    at(field.record, [0.0, 1.0])
+    @test recorded == [0.0, 1.0] && runs[] == 3
 end
 
 @testset "another point, cotangent or time is another evaluation" begin

@@ -100,14 +100,16 @@ function solve_both(
 end
 
 """
-Solve forward, noting the steps, and pull `cotangents` back over them.
+Solve forward, noting the steps, and pull `cotangents` back over them; with the stages that there
+is room for if `keep`, else without.
 """
 function discrete_gradient(
         field, u0::AbstractVector{T}, times, cotangents; method = "Tsit5", capacity = 1000, tol = 1.0e-5,
-        controls = Controls(), jumps = Float64[], steps = Float64[]
+        controls = Controls(), jumps = Float64[], steps = Float64[], keep = true
     ) where {T}
     alg = algorithm(method)
-    log = StepLog(u0, capacity, Base.invokelatest(runge_kutta, alg; controls.torchdiffeq), jumps)
+    log = StepLog(field, capacity, Base.invokelatest(runge_kutta, alg; controls.torchdiffeq), jumps)
+    log.keeps_stages = keep
     direction = times[end] >= times[1] ? 1 : -1
     start() = prepare!(
         field; recording = true, stop = Ptr{PySemi.Stop}(C_NULL), from = times[1], direction, jumps,

@@ -103,13 +103,37 @@ end
         @test reshape(memory.y_bar, 2, 4) ≈ W' * δ
         bars = vcat(vec((δ * y')'), vec(sum(δ; dims = 2)), vec((λ * h')'))
         @test memory.params_bar ≈ bars
-        fill!(memory.y_bar, NaN)
-        reverse_program = Thunk(PySemi.TapeProgram(tape.programs["reverse"]))
-        @test allocated(reverse_program) == 0
-        @test reshape(memory.y_bar, 2, 4) ≈ W' * δ
-        # However often `allocated` ran it, each time once more.
-        times = memory.params_bar[1] / bars[1]
-        @test times ≈ round(times) rtol = 1.0e-4
-        @test round(times) >= 2 && memory.params_bar ≈ round(times) .* bars
+        field = Field(tape)
+        fill!(memory.params_bar, 0.5)
+        # As many as fit, and three more.
+        n = tape.gather.most + 3
+        @test tape.gather.most == 64
+        @test allocated(field.record) == 0
+        record = copy(tape.record)
+        fill!(memory.y, NaN)
+        for i in 1:n
+            fill!(memory.y_bar, NaN)
+            PySemi.reverse!(field, record, 0.0)
+            @test reshape(memory.y_bar, 2, 4) ≈ W' * δ
+            @test tape.gather.count == mod(i, 64)
+        end
+        PySemi.gather!(tape.gather)
+        @test memory.params_bar ≈ 0.5 .+ n .* bars rtol = 100eps(T)
+        @test allocated(() -> (PySemi.reverse!(field, record, 0.0); PySemi.gather!(tape.gather))) == 0
+        PySemi.reverse!(field, record, 0.0)
+        PySemi.forget!(tape.gather)
+        total = copy(memory.params_bar)
+        PySemi.gather!(tape.gather)
+        @test memory.params_bar == total
     end
+end
+
+@testset "a program \"gather\" is made of sums over rows" begin
+    gathered(line) = complaint(replace(good(line), "program field" => "program gather"))
+    @test occursin("not added", gathered("%9[1,1|1,1|0] = matmul %8[1,1|1,1|0] %9[1,1|1,1|0]"))
+    @test occursin("no sum over rows", gathered("%9[1|1|0] = reduce %8[1|1|0] max add"))
+    @test gathered("%9[1,1|1,1|0] = matmul %8[6,1|1,1|0] %9[1,1|1,1|0] add") == "none"
+    tape = read_tape(replace(good("%9[2,2|2,1|0] = matmul %8[2,2|1,2|0] %8[2,2|2,1|0] add"), "field" => "gather"))
+    PySemi.collect!(tape.gather)
+    @test_throws "do not follow" PySemi.gather!(tape.gather) # 4 of 6 elements
 end

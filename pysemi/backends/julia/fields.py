@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from pysemi.compiler.compiled import Compilation, Kind, flat_field
-from pysemi.compiler.tape import Tape
+from pysemi.compiler.tape import SHARED, Tape
 from pysemi.compiler.trace import evaluate_joint
 from pysemi.compiler.untranslatable import Untranslatable
 from pysemi.errors import BackendUnavailableError
@@ -94,7 +94,7 @@ class CompiledField(JuliaField):
         if kept.value:
             session.compile_kernels(border.message())
         views = [
-            _as_tensor(address, buffer.dtype, buffer.size) if buffer.role != "work" else None
+            None if buffer.role in SHARED else _as_tensor(address, buffer.dtype, buffer.size)
             for address, buffer in zip(addresses, tape.buffers, strict=True)
         ]
         of_role: dict[str, list[Tensor]] = {}
