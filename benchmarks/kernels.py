@@ -34,7 +34,7 @@ def main() -> None:
             file = Path(folder) / f"{name}.tape"
             file.write_text(str(compiled.tape))
             print(f"== {name}")
-            call = f'kernel_times(raw"{file}", ("field", "reverse"))'
+            call = f'kernel_times(raw"{file}", ("field", "record", "reverse", "gather"))'
             print(julia.evaluate(f"Base.invokelatest(() -> {call})"), flush=True)
 
 

@@ -139,14 +139,28 @@ class _Recorder:
 
 
 def _is_spread_out(node: Node) -> bool:
-    """Whether it is its smaller operands over again, as a convolution's windows are."""
+    """Whether it is little else than smaller arrays over again, as a convolution's windows are."""
+    if not _moves(node):
+        return False
+    pending, seen, size = list(node.sources()), set[Node](), 0
+    while pending:
+        source = pending.pop()
+        if source in seen:
+            continue
+        seen.add(source)
+        if _moves(source):
+            pending.extend(source.sources())
+        else:
+            size += source.size
+    return node.size > size
+
+
+def _moves(node: Node) -> bool:
+    """Whether making it again costs no more than reading and writing it."""
     if node.kind == "pointwise":
         program: Program = node.attrs[0]
-        if any("(" in template for template, _ in program.statements):
-            return False
-    elif node.kind not in ("assemble", "window", "take"):
-        return False
-    return node.size > sum(source.size for source in set(node.sources()))
+        return not any("(" in template for template, _ in program.statements)
+    return node.kind in ("assemble", "window", "take")
 
 
 def _rebuilt(outputs: Mapping[str, Operand], given: Mapping[Node, Node]) -> Graph:

@@ -51,7 +51,8 @@ function release!(log::StepLog)
     (; trail) = log
     # Those of the trail that are taken are among the borrowed.
     give_back!(trail.pool, trail.stages[.!trail.taken])
-    give_back!(trail.pool, log.borrowed)
+    # The first of them, which a pullback comes to last, are the next solve's first.
+    give_back!(trail.pool, reverse(log.borrowed))
     foreach(empty!, (trail.stages, log.borrowed, log.stages))
     log.keeps_stages = false
     return nothing

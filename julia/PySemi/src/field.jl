@@ -245,8 +245,8 @@ function evaluate!(field, level, program::Thunk, y, λ, t)
     time = one_sided(field, t)
     here = field.done != NOTHING && field.at == time && memory.y == y
     known = here && (field.done == FIELD || λ === nothing || memory.cotangent == λ)
-    recorded = field.is_recorded || program !== field.record
-    known && recorded && field.done >= level && return nothing
+    has_record = field.is_recorded || program !== field.record || program === field.field
+    known && has_record && field.done >= level && return nothing
     check_stop(field.stop)
     if !here
         copyto!(memory.y, y)

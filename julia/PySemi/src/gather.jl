@@ -35,10 +35,10 @@ end
 "A call with a number."
 const NumberedThunk = FunctionWrapper{Nothing, Tuple{Int}}
 
-"Lays copies of an array in line."
-struct Line{S, A} <: Function
-    line::S
-    from::A
+"Lays copies of an array in line. Mutable, as a wrapper copies what is not."
+mutable struct Line{S, A} <: Function
+    const line::S
+    const from::A
 end
 function (l::Line)(i)
     n = length(l.from)

@@ -87,6 +87,15 @@ end
     end
 end
 
+@testset "long, thin product $m×$k×$n of $T" for T in (Float32, Float64), (m, n) in ((4, 2), (8, 9), (11, 3), (64, 5), (3, 7)),
+        k in (512, 1024, 2500)
+
+    for adds in (false, true), gap in (0, 2)
+        @test product_case(T, m, n, k; tb = true, gap, adds)
+    end
+    @test product_case(T, m, n, k; tb = true, batch = 2)
+end
+
 @testset "a product into a column of something wider" begin
     A, x = randn(40, 30), randn(30)
     out = result_of("%8[40,1|3,1|1] = matmul %9[40,30] %10[30,1]", zeros(120), vec(A'), x)

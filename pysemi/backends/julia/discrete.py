@@ -15,9 +15,10 @@ from pysemi.problem import Adjoint, Problem
 
 __all__ = ["discrete_adjoint"]
 
-CHECKPOINT_BYTES = 2**28
-"""Of the states that a solve keeps for its gradient, unless ``options["checkpoints"]`` says
-how many. Beyond it, steps are computed once more."""
+CHECKPOINT_BYTES = 2**30
+"""Of what a solve keeps for its gradient, unless ``options["checkpoints"]`` says how much:
+half for what f computed on the way, the rest for states. Beyond it, steps are computed once
+more. Torch keeps all of it, without a limit."""
 
 
 def checkpoints(problem: Problem) -> int:

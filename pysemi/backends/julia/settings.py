@@ -182,8 +182,9 @@ def forward_settings(problem: Problem) -> JuliaSettings:
     """Settings of the forward solve."""
     settings = problem.settings
     plain = (settings.rtol, settings.atol, settings.method, settings.norm.spec)
-    if not settings.options and all(type(value) in (float, str) for value in plain):
-        return _plain_settings(*plain, settings.max_num_steps, problem.layout)
+    options = tuple(settings.options.items())
+    if all(type(value) in (float, int, str) for value in (*plain, *dict(options).values())):
+        return _plain_settings(*plain, settings.max_num_steps, options, problem.layout)
     return JuliaSettings(
         settings,
         _spread(settings.rtol, problem.y0),
@@ -194,11 +195,17 @@ def forward_settings(problem: Problem) -> JuliaSettings:
 
 @lru_cache(maxsize=64)
 def _plain_settings(
-    rtol: float, atol: float, method: str, norm: str, max_num_steps: int | None, layout: StateLayout
+    rtol: float,
+    atol: float,
+    method: str,
+    norm: str,
+    max_num_steps: int | None,
+    options: tuple[tuple[str, float | int | str], ...],
+    layout: StateLayout,
 ) -> JuliaSettings:
     """Settings that most solves have, made once: nothing in them is written to."""
     bound = bind_state_norm(norm, layout)
-    settings = SolverSettings(rtol, atol, method, {}, bound, max_num_steps)
+    settings = SolverSettings(rtol, atol, method, dict(options), bound, max_num_steps)
     components = _components(bound, layout)
     assert components is not None
     return JuliaSettings(settings, _number(rtol), _number(atol), components)
