@@ -65,9 +65,9 @@ def odeint(
         The solver's options. ``norm`` takes "default", "rms", a
         :class:`~pysemi.StateNorm` or a callable (see :mod:`pysemi.norms`);
         ``max_num_steps`` bounds the steps of the whole solve (100,000 if left
-        out, for methods that choose their steps). On Julia, ``checkpoints`` is the
-        number of states that may be kept for the gradient (as many as take 256 MB);
-        if there are more steps, they are computed once more.
+        out, for methods that choose their steps). On Julia, ``checkpoints`` is how much
+        may be kept for the gradient, in states (as many as take 1 GiB; half of it is for
+        what f computed on the way); what has no room is computed once more.
     event_fn : callable, optional
         Solve until this function of (t, y) changes sign; then ``t`` has two
         entries, and the first is the start.
