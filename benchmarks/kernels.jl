@@ -32,7 +32,8 @@ end
     kernel_times(file, names)
 
 For each of the named programs of the tape in `file`: its time, the share of its matrix
-products, and the lines that take a twentieth of it or more.
+products, and the lines that take a twentieth of it or more. And for one evaluation, if as many as
+fit are gathered at once.
 """
 function kernel_times(file, names)
     text = read(file, String)
@@ -52,6 +53,11 @@ function kernel_times(file, names)
         for (t, line) in zip(each, lines[name])
             t >= 0.05 * whole && println(out, lpad(round(t; digits = 2), 10), "  ", first(line, 120))
         end
+    end
+    (; gather) = tape
+    if gather.most > 0
+        collected = microseconds(() -> foreach(_ -> PySemi.collect!(gather), 1:(gather.most)), 20)
+        println(out, "gathered: ", round(collected / gather.most; digits = 2), " µs, of ", gather.most, " at once")
     end
     return String(take!(out))
 end

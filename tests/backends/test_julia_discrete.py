@@ -320,6 +320,52 @@ def test_parameters_changed_after_the_forward_solve_are_noticed():
         y.sum().backward()
 
 
+def test_solves_of_one_field_that_wait_for_their_gradients_together():
+    field = Spiral()
+    t = times(0.0, 0.3, 1.0)
+    states = [torch.randn(5, 2, dtype=torch.float64) for _ in range(4)]
+
+    def loss(y0):
+        return (pysemi.odeint(field, y0, t, **on("julia", options={})) ** 2).sum()
+
+    wanted = tuple(field.parameters())
+    expected = [torch.autograd.grad(loss(y0), wanted) for y0 in states]
+    losses = [loss(y0) for y0 in states]
+    dropped = loss(states[0])
+    found = {}
+    for index in (2, 0):
+        found[index] = torch.autograd.grad(losses[index], wanted, retain_graph=True)
+    del dropped
+    losses[2] = None  # what it kept serves the next
+    new = loss(states[1])
+    for index in (3, 1):
+        found[index] = torch.autograd.grad(losses[index], wanted, retain_graph=True)
+    again = torch.autograd.grad(losses[0], wanted)
+    for index, gradients_ in found.items():
+        assert all(map(torch.equal, gradients_, expected[index]))
+    assert all(map(torch.equal, again, expected[0]))
+    assert all(map(torch.equal, torch.autograd.grad(new, wanted), expected[1]))
+
+
+@pytest.mark.parametrize("batch", [1, 3, 40, 200])
+def test_gradients_of_weights_whose_products_wait_for_one_another(batch):
+    # Some 64 evaluations, or a thousand rows, make one product; the last ones fewer.
+    torch.manual_seed(batch)
+    net = nn.Sequential(nn.Linear(3, 9), nn.Softplus(), nn.Linear(9, 9), nn.Tanh(), nn.Linear(9, 3))
+    net.double()
+
+    class Field(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, t, y):
+            return self.net(y) * torch.cos(t)
+
+    y0 = torch.randn(batch, 3, dtype=torch.float64)
+    assert_same(Field(), y0, times(0.0, 0.1, 4.0))
+
+
 def test_the_steps_are_let_go_with_the_graph():
     field, y0 = spiral()
     y = pysemi.odeint(field, y0, times(0.0, 1.0), backend="julia")

@@ -88,7 +88,7 @@ function take_stages!(log::StepLog{V}, from, to) where {V}
     (; trail, method) = log
     for last in (trail.count):-1:(trail.count - method.own)
         is_attempt(trail, last, method, from, to - from) || continue
-        first = first_stage(trail, last - method.own + 1, method, from)
+        first = first_stage(trail, last - method.own + 1, method, from, to - from)
         # A solve's first evaluation is at its start; another, to choose a step size, may follow.
         first == 0 && isempty(log.starts) && is_time(time_of(trail, 1), from, from, 0.0) && (first = 1)
         first == 0 && continue
@@ -106,16 +106,20 @@ end
 # At a jump, time is an ulp later.
 is_time(t, expected, from, h) = abs(t - expected) <= 8 * eps(max(abs(from), abs(from + h)))
 
-"The number of a step's first evaluation, if that is `i` or rejected attempts up to `i` came after it; else 0."
-function first_stage(trail, i, method, from)
+"""
+The number of the first evaluation of a step of length `h`, if that is `i`, or if only attempts at a
+longer step came after it, up to `i`; else 0.
+"""
+function first_stage(trail, i, method, from, h)
     (; own, nodes) = method
     while true
         t = time_of(trail, i)
         isnan(t) && return 0
         is_time(t, from, from, 0.0) && return i
         (own == 1 || nodes[own] == 0) && return 0
-        h = (t - from) / nodes[own]
-        is_attempt(trail, i, method, from, h) || return 0
+        longer = (t - from) / nodes[own]
+        longer / h > 1 + sqrt(eps()) && is_attempt(trail, i, method, from, longer) || return 0
+        h = longer
         i -= own - 1
     end
 end

@@ -1,0 +1,95 @@
+"""Training on Julia does not grow: not by its solutions, not by what they keep, not by failures."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import pysemi
+from pysemi.errors import SolveError
+from tests.vector_fields import times
+
+pytestmark = [
+    pytest.mark.julia,
+    pytest.mark.usefixtures("real_julia"),
+    pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/statm"),
+]
+
+PAGE = 4096
+
+
+def resident():
+    """Bytes of this process in memory."""
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
+
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(16, 64), nn.Tanh(), nn.Linear(64, 16), nn.Tanh())
+
+    def forward(self, t, y):
+        return self.net(y)
+
+
+class Trainer:
+    """Steps of an optimiser; now and then a solve is dropped, fails, or comes back twice."""
+
+    def __init__(self):
+        self.field = Network()
+        self.optimiser = torch.optim.Adam(self.field.parameters(), lr=1e-4)
+        generator = torch.Generator().manual_seed(1)
+        self.batches = torch.randn(10, 32, 16, generator=generator)
+        self.count = 0
+
+    def step(self):
+        y0 = self.batches[self.count % len(self.batches)]
+        adjoint = ("discrete", "discrete", "backsolve", "gauss")[self.count % 4]
+        y = self.solve(y0, adjoint)
+        if self.count % 5 == 0:
+            self.solve(y0, adjoint)  # nobody asks for its gradient
+        if self.count % 7 == 0:
+            with pytest.raises(SolveError):
+                self.solve(y0, adjoint, options={"max_num_steps": 2})
+        self.optimiser.zero_grad()
+        loss = y[-1].square().mean()
+        if self.count % 3 == 0:
+            loss.backward(retain_graph=True)
+        loss.backward()
+        self.optimiser.step()
+        self.count += 1
+
+    def solve(self, y0, adjoint, **options):
+        t = times(0.0, 0.5, 2.0)
+        return pysemi.odeint_adjoint(
+            self.field, y0, t, rtol=1e-5, atol=1e-5, adjoint=adjoint, backend="julia", **options
+        )
+
+
+def growth(warm_up, steps):
+    """Bytes by which the process grows over ``steps`` that come after ``warm_up``."""
+    trainer = Trainer()
+    for _ in range(warm_up):
+        trainer.step()
+    before = resident()
+    for _ in range(steps):
+        trainer.step()
+    return resident() - before
+
+
+def test_500_steps_of_training_do_not_grow():
+    # What one solve keeps is a megabyte.
+    assert growth(200, 500) < 24e6
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_10_000_steps_of_training_do_not_grow():
+    assert growth(1000, 10_000) < 24e6

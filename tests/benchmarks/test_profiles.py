@@ -1,0 +1,67 @@
+"""The small scripts that say where time goes run, and their numbers belong together."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import kernels
+import overhead
+import pytest
+import start
+
+julia = [pytest.mark.julia, pytest.mark.usefixtures("real_julia")]
+
+
+def numbers(line):
+    return [float(cell) for cell in line.strip("| ").split("|")[1:]]
+
+
+@pytest.mark.parametrize("name", [pytest.param("b", marks=julia)])
+def test_kernels_of_a_problem_and_their_share_of_a_step(name, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["kernels.py", name])
+    monkeypatch.setattr(kernels, "STEPS", 5)
+    kernels.main()
+    out = capsys.readouterr().out
+    programs = re.findall(r"^(\w+): [\d.]+ µs", out, re.MULTILINE)
+    assert programs == ["field", "record", "reverse", "gather", "gathered"]
+    assert out.count(" = matmul ") >= 6
+    step, forward, of_f, backward, of_products = numbers(out.splitlines()[-1])
+    assert step > forward > of_f > 0
+    assert step > backward > of_products > 0
+
+
+@pytest.mark.parametrize("rows", [pytest.param(4, marks=julia)])
+def test_overhead_of_each_adjoint(rows, capsys, monkeypatch):
+    monkeypatch.setattr(overhead, "STEPS", 5)
+    overhead.main()
+    table = capsys.readouterr().out.splitlines()[2:]
+    assert [line.split("|")[1].strip() for line in table][1:] == ["discrete", "gauss", "backsolve"]
+    assert len(table) == rows
+    for line in table[1:]:
+        step, inside = map(float, line.split("|")[2:4])
+        assert 0 < inside < step
+
+
+def test_imports_are_timed_in_a_process_of_their_own(tmp_path):
+    (seconds,) = start.measured("imports", folder=tmp_path).values()
+    assert 0 < seconds < 30
+
+
+def test_nobody_waits_for_kernels_that_are_not_kept(tmp_path):
+    assert not start.wait_for_kernels(tmp_path)
+    package = tmp_path / "kernels" / "ab" / "PySemiKernels_1"
+    package.mkdir(parents=True)
+    (package / "Project.toml").touch()
+    image = tmp_path / "kernels" / "ab" / "compiled" / "v1.10" / "PySemiKernels_1" / "x.ji"
+    image.parent.mkdir(parents=True)
+    image.touch()
+    assert start.wait_for_kernels(tmp_path)
+
+
+@pytest.mark.parametrize("model", [pytest.param("perceptron-tanh", marks=julia)])
+def test_first_gradients_are_timed(model, capsys):
+    found = start.gradients(model)
+    assert list(found) == ["first", "the same again", "the same structure, other weights"]
+    assert 0 < found["the same again"] < found["first"]
+    assert "kernels" in capsys.readouterr().err
