@@ -177,6 +177,7 @@ def plot(points: Sequence[Point], file: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import NullFormatter
 
     axes = list(dict.fromkeys(point.axis for point in points))
     figure, panels = plt.subplots(
@@ -197,11 +198,24 @@ def plot(points: Sequence[Point], file: Path) -> None:
                     label=label,
                 )
         panels[1, column].set_xlabel(AXES[axis].what)
+        for panel in panels[:, column]:
+            values = AXES[axis].values
+            panel.set_xticks(values, [_short(value) for value in values], fontsize=8)
+            panel.xaxis.set_minor_formatter(NullFormatter())
     panels[0, 0].set_ylabel("ms of a training step's solves")
     panels[1, 0].set_ylabel("MB at most during it")
-    panels[0, 0].legend(fontsize=7)
+    lines, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(lines, labels, loc="outside upper center", ncols=len(labels), fontsize=8)
     figure.savefig(file, dpi=120)
     plt.close(figure)
+
+
+def _short(value: int) -> str:
+    """For an axis: 1600000 is 1.6M."""
+    for unit, name in ((1_000_000, "M"), (1_000, "k")):
+        if value >= unit:
+            return f"{value / unit:g}{name}"
+    return str(value)
 
 
 def _variants(points: Sequence[Point]) -> list[tuple[str, str]]:

@@ -63,11 +63,24 @@ def describe() -> dict[str, str]:
     }
 
 
+# What solves kept for their gradients is used again by the next ones, which would not be seen.
+_SETTLE = """
+begin
+    for field in values(PySemi.HELD)
+        field isa PySemi.Field && empty!(field.pool.spare)
+    end
+    GC.gc()
+end
+"""
+
+
 def settle() -> None:
     """Have Julia give back what nobody needs."""
     from pysemi.runtime.session import session
 
-    session().evaluate("GC.gc()")
+    running = session()
+    running.run(lambda border: None)  # solutions that were dropped are let go of with a call
+    running.evaluate(_SETTLE)
 
 
 def variants(problem: Problem) -> tuple[str, ...]:
