@@ -211,11 +211,10 @@ def plot(points: Sequence[Point], file: Path) -> None:
 
 
 def _short(value: int) -> str:
-    """For an axis: 1600000 is 1.6M."""
-    for unit, name in ((1_000_000, "M"), (1_000, "k")):
-        if value >= unit:
-            return f"{value / unit:g}{name}"
-    return str(value)
+    """For an axis: 1600000 is 1.6M, 50000 is 50k."""
+    if value < 10_000:
+        return str(value)
+    return f"{value / 1e6:g}M" if value >= 1_000_000 else f"{value / 1e3:g}k"
 
 
 def _variants(points: Sequence[Point]) -> list[tuple[str, str]]:
