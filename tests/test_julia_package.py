@@ -64,7 +64,7 @@ def write_tape(folder, name, model, dtype):
     tensors = iter(compilation.tensors(inventory))
     parts = []
     for buffer in compilation.tape.buffers:
-        if buffer.role == "work":
+        if buffer.role in ("work", "record", "operand"):
             continue
         if buffer.role == "tensor":
             value = next(tensors)

@@ -10,16 +10,14 @@ import overhead
 import pytest
 import start
 
-julia = [pytest.mark.julia, pytest.mark.usefixtures("real_julia")]
-
 
 def numbers(line):
     return [float(cell) for cell in line.strip("| ").split("|")[1:]]
 
 
-@pytest.mark.parametrize("name", [pytest.param("b", marks=julia)])
-def test_kernels_of_a_problem_and_their_share_of_a_step(name, capsys, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["kernels.py", name])
+@pytest.mark.julia
+def test_kernels_of_a_problem_and_their_share_of_a_step(real_julia, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["kernels.py", "b"])
     monkeypatch.setattr(kernels, "STEPS", 5)
     kernels.main()
     out = capsys.readouterr().out
@@ -31,13 +29,12 @@ def test_kernels_of_a_problem_and_their_share_of_a_step(name, capsys, monkeypatc
     assert step > backward > of_products > 0
 
 
-@pytest.mark.parametrize("rows", [pytest.param(4, marks=julia)])
-def test_overhead_of_each_adjoint(rows, capsys, monkeypatch):
+@pytest.mark.julia
+def test_overhead_of_each_adjoint(real_julia, capsys, monkeypatch):
     monkeypatch.setattr(overhead, "STEPS", 5)
     overhead.main()
     table = capsys.readouterr().out.splitlines()[2:]
     assert [line.split("|")[1].strip() for line in table][1:] == ["discrete", "gauss", "backsolve"]
-    assert len(table) == rows
     for line in table[1:]:
         step, inside = map(float, line.split("|")[2:4])
         assert 0 < inside < step
@@ -59,9 +56,9 @@ def test_nobody_waits_for_kernels_that_are_not_kept(tmp_path):
     assert start.wait_for_kernels(tmp_path)
 
 
-@pytest.mark.parametrize("model", [pytest.param("perceptron-tanh", marks=julia)])
-def test_first_gradients_are_timed(model, capsys):
-    found = start.gradients(model)
+@pytest.mark.julia
+def test_first_gradients_are_timed(real_julia, capsys):
+    found = start.gradients("perceptron-tanh")
     assert list(found) == ["first", "the same again", "the same structure, other weights"]
     assert 0 < found["the same again"] < found["first"]
     assert "kernels" in capsys.readouterr().err
