@@ -168,12 +168,6 @@ class Tape:
                 held += size
         return held + max(ends)
 
-    @property
-    def record_nbytes(self) -> int:
-        """Bytes that one evaluation leaves for its pullback."""
-        records = self.of_role("record")
-        return max((x.place + x.size * x.dtype.itemsize for x in records), default=0)
-
     def __str__(self) -> str:
         lines = [str(buffer) for buffer in self.buffers]
         for name, instructions in self.programs.items():

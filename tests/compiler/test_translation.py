@@ -184,7 +184,7 @@ def test_what_is_kept_is_what_a_kernel_wrote_that_depends_on_the_point():
     tape = compilation.tape
     # Not the rotation, of 36 numbers, which each evaluation has for itself.
     assert max(buffer.size for buffer in tape.of_role("record")) == 6
-    assert 6 * 8 <= tape.record_nbytes <= 8 * 64
+    assert 1 <= len(tape.of_role("record")) <= 8
     assert any(x.kernel == "exponential" for x in tape.programs["reverse"])
 
 

@@ -60,8 +60,8 @@ end
 
 """
 Whether the product is of few rows and few columns that are long and contiguous, as the gradient of
-a convolution's weights is. OpenBLAS made 22 GFlop/s of one of (8, 4096) and (4096, 72), and dot
-products of 4 rows and 2 columns at a time make 106.
+a convolution's weights is. One of (8, 4096) and (4096, 72) took OpenBLAS 221 µs, and dot products of
+4 rows and 2 columns at a time take 50 to 65.
 """
 is_long(p::Product) = !p.ta && p.tb && p.k >= 512 && 4 <= p.m <= 64 && 2 <= p.n <= 1024
 
