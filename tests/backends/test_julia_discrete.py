@@ -23,6 +23,17 @@ pytestmark = [pytest.mark.julia, pytest.mark.usefixtures("real_julia")]
 STEPS = dict(rtol=1e-6, atol=1e-6, options=dict(first_step=0.05))
 
 
+class Swinging(nn.Module):
+    """A network of the state, times cos t."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, t, y):
+        return self.net(y) * torch.cos(t)
+
+
 def on(backend, **options):
     """The options of torchdiffeq's steps, as a backend takes them."""
     options = {**STEPS, **options}
@@ -163,15 +174,7 @@ def test_random_perceptrons(width, depth, activation, seed):
         net = nn.Sequential(*layers, nn.Linear(width, 3)).double()
         y0 = torch.randn(2, 3, dtype=torch.float64)
 
-    class Field(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.net = net
-
-        def forward(self, t, y):
-            return self.net(y) * torch.cos(t)
-
-    assert_same(Field(), y0, times(0.0, 0.6, 1.0))
+    assert_same(Swinging(net), y0, times(0.0, 0.6, 1.0))
 
 
 @pytest.mark.parametrize("method", ["dopri5", "tsit5", "Vern7", "bosh3", "adaptive_heun", "RK4"])
@@ -354,16 +357,8 @@ def test_gradients_of_weights_whose_products_wait_for_one_another(batch):
     net = nn.Sequential(nn.Linear(3, 9), nn.Softplus(), nn.Linear(9, 9), nn.Tanh(), nn.Linear(9, 3))
     net.double()
 
-    class Field(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.net = net
-
-        def forward(self, t, y):
-            return self.net(y) * torch.cos(t)
-
     y0 = torch.randn(batch, 3, dtype=torch.float64)
-    assert_same(Field(), y0, times(0.0, 0.1, 4.0))
+    assert_same(Swinging(net), y0, times(0.0, 0.1, 4.0))
 
 
 def test_the_steps_are_let_go_with_the_graph():
