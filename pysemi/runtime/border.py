@@ -49,11 +49,12 @@ class Status(IntEnum):
 
 
 class Level(IntEnum):
-    """Programs of a field; each computes what those before it do."""
+    """Programs of a field; each computes what those before it do, the last in parts."""
 
     FIELD = 1
     PULLBACK = 2
     JOINT = 3
+    PARTS = 4
 
 
 class CSettings(ctypes.Structure):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 import pysemi
 from pysemi.backends.julia.bridge import forget_warnings
 from pysemi.compiler import compiled
+from pysemi.compiler.graph import Graph
 from pysemi.errors import ArgumentError, BridgeWarning, CompileError
 from tests.backends.test_julia import gradients, spiral
 from tests.vector_fields import times
@@ -127,6 +129,23 @@ def test_a_wrong_translation_is_found_before_it_is_used(monkeypatch):
         compiled.forget_compilations()
     for a, b in zip(ours, theirs, strict=True):
         assert torch.allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_what_only_the_discrete_adjoint_runs_is_checked_too(monkeypatch):
+    compiled.forget_compilations()
+    forget_warnings()
+    right = compiled.split
+
+    def without_sums(graph, bars):
+        return replace(right(graph, bars), gather=Graph())
+
+    monkeypatch.setattr(compiled, "split", without_sums)
+    field, y0 = spiral()
+    try:
+        with pytest.warns(BridgeWarning, match="VJP with respect to parameter 0 differs"):
+            gradients(field, y0, times(0.0, 1.0), "julia")
+    finally:
+        compiled.forget_compilations()
 
 
 def test_a_tensor_that_silently_gets_no_gradient_is_warned_of():

@@ -197,13 +197,13 @@ function border_foreign(
     end
 end
 
-"Run one program on what is in the field's memory."
+"Run one program on what is in the field's memory; at level 4, those of the discrete adjoint."
 function border_evaluate(number::Int64, level::Int64)
     return answered() do
         field = held(number)
         field.done = NOTHING
-        program = (field.field, field.pullback, field.joint)[level]
-        program()
+        programs = (field.field, field.pullback, field.joint, () -> evaluate_in_parts!(field))
+        programs[level]()
     end
 end
 

@@ -31,7 +31,7 @@ mutable struct StepLog{V}
 end
 
 function StepLog(field::Field{T, V}, capacity, method, jumps) where {T, V}
-    # Of two attempts at a step, and as many for what the solver asks afterwards.
+    # Of three attempts at a step, or of fewer and what the solver asks afterwards.
     trail = Trail(field.pool, 3 * method.own)
     each = 1 + length(field.recorded) / max(nstates(field), 1)
     return StepLog{V}(

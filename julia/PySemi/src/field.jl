@@ -281,6 +281,26 @@ function reverse!(field, record, t)
     return nothing
 end
 
+"""
+Compute f, λᵀ∂f/∂y and λᵀ∂f/∂θ for what is in memory as the discrete adjoint does: by what f leaves
+of itself, and no more.
+"""
+function evaluate_in_parts!(field)
+    (; memory, recorded) = field
+    fill!(memory.params_bar, 0)
+    forget!(field.gather)
+    y = copy(memory.y)
+    field.record()
+    record = copy(recorded)
+    fill!(memory.y, NaN)
+    copyto!(recorded, record)
+    field.reverse()
+    collect!(field.gather)
+    gather!(field.gather)
+    copyto!(memory.y, y)
+    return nothing
+end
+
 "f as the solvers call it."
 struct VectorField{F <: Field} <: Function
     field::F

@@ -154,7 +154,7 @@ function exercise(::Type{T}) where {T}
             copyto!(held(numbers[i]).memory.params, range(-1, 1; length = 15))
         end
     end
-    foreach(level -> border_evaluate(numbers[1], level), 1:3)
+    foreach(level -> border_evaluate(numbers[1], level), 1:4)
     exercise(T, numbers, "DP5", 0, 0)
     for (name, torchdiffeq, adjoint) in (
             ("DP5", 0, 0), ("DP5", 0, 1), ("Tsit5", 0, 0), ("Tsit5", 0, 1), ("BS3", 0, 0),

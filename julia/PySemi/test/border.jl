@@ -84,6 +84,11 @@ end
     cotangent .= randn(T, 8)
     @test c_evaluate(number, 1) == 0 && any(!iszero, dy) && all(iszero, params_bar)
     @test c_evaluate(number, 3) == 0 && any(!iszero, params_bar)
+    whole = map(copy, (dy, y_bar, params_bar))
+    foreach(x -> fill!(x, NaN), (dy, y_bar, params_bar))
+    @test c_evaluate(number, 4) == 0
+    @test all(map(isapprox, (dy, y_bar, params_bar), whole))
+    @test c_evaluate(number, 5) == Int32(PySemi.FAILED)
 
     twin = Field(PySemi.read_tape(PySemi.perceptron_tape(T, 4)))
     twin.memory.params .= params

@@ -6,25 +6,6 @@
 "Roles of what programs leave for one another; there is nothing to compare it with."
 const BETWEEN = ("work", "record", "operand")
 
-"f and both products as the discrete adjoint has them, for several evaluations at once."
-function in_parts!(tape, count)
-    field, (; y, params_bar) = Field(tape), tape.memory
-    point = copy(y)
-    field.record()
-    record = copy(field.recorded)
-    fill!(y, NaN)
-    fill!(params_bar, 0)
-    for _ in 1:count
-        copyto!(field.recorded, record)
-        field.reverse()
-        PySemi.collect!(tape.gather)
-    end
-    PySemi.gather!(tape.gather)
-    params_bar ./= count
-    copyto!(y, point)
-    return nothing
-end
-
 function compare_with_torch(folder, name, like)
     tape = PySemi.read_tape(read(joinpath(folder, "$name.tape"), String), like)
     expected = open(joinpath(folder, "$name.data")) do io
@@ -44,7 +25,7 @@ function compare_with_torch(folder, name, like)
     rtol = T === Float32 ? 2.0f-5 : startswith(name, "opinfo-") ? 1.0e-10 : 1.0e-13
     runs = Any[PySemi.TapeProgram(tape.programs["joint"])]
     # Broadcasts compile for a second each; of those, jlarrays.jl has one of each kind.
-    like isa Vector && push!(runs, () -> in_parts!(tape, 3))
+    like isa Vector && push!(runs, () -> PySemi.evaluate_in_parts!(Field(tape)))
     for run in runs
         run()
         for (role, buffer, values) in zip(tape.roles, tape.buffers, expected)
