@@ -1,7 +1,7 @@
 """The Julia in this process: started once, at the first call that needs it.
 
-The only module that imports juliacall. The variables that juliacall and PythonCall
-read are set here, each with its reason.
+The only module that imports juliacall; diffeqpy, if the user calls it, finds the same Julia. The
+variables that juliacall and PythonCall read are set here, each with its reason.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ from pysemi.runtime.border import Border
 from pysemi.runtime.environment import juliacall_environment
 from pysemi.runtime.home import CallersHome, Gate, Home, StopFlag
 from pysemi.runtime.kernels import KEEP_AFTER, KernelCompiler, kernel_folder
+from pysemi.runtime.libjulia import LibJulia, julia_string
 from pysemi.runtime.location import FoundJulia, find_julia
 
 __all__ = ["Session", "julia_packages", "session", "started_session"]
@@ -35,6 +37,9 @@ __all__ = ["Session", "julia_packages", "session", "started_session"]
 T = TypeVar("T")
 
 _log = logging.getLogger("pysemi")
+
+COMPILED_AFTER = 15.0
+"""Seconds: where loading PySemi.jl takes longer, it was compiled."""
 
 _REMEDY = (
     "install one with `pysemi julia install`, or name one that is there with "
@@ -45,7 +50,7 @@ _REMEDY = (
 class _Running(NamedTuple):
     """A Julia that has started, and what is used of it."""
 
-    main: Any
+    library: LibJulia
     border: Border
     kernels: KernelCompiler | None
 
@@ -112,6 +117,8 @@ class Session:
     ----------
     home : Home
         The thread that Julia lives on.
+    library : LibJulia
+        For that thread alone.
     """
 
     def __init__(self, start: _Start) -> None:
@@ -119,12 +126,12 @@ class Session:
         self._released: list[int] = []
         self._solved: set[Hashable] = set()
         self._blas_threads = 0
-        self._main, self._border, self._kernels = start.wait()
+        self.library, self._border, self._kernels = start.wait()
         self._start = start
         self.home.run(self._open_home)
 
     def _open_home(self) -> None:
-        gate = _gate(self._main)
+        gate = _gate(self.library)
         if gate is not None:
             self.home.open(gate)
 
@@ -195,8 +202,10 @@ class Session:
         """
 
         def at_home() -> Any:
+            from juliacall import Main
+
             try:
-                return _plain(self._main.seval(code))
+                return _plain(Main.seval(code))
             except Exception as error:
                 # As in _start: no exception of Julia's leaves its thread.
                 problem = PysemiError(f"Julia cannot evaluate {code!r}: {_first_lines(error)}")
@@ -220,8 +229,7 @@ class Session:
             torch.set_num_threads(threads)  # for vector fields that run here by callback
         threads = self._blas_threads_for(threads)
         if threads != self._blas_threads:
-            # By seval, which has run before: any other way in is compiled first, for 0.8 s.
-            self._main.seval(f"PySemi.BLAS.set_num_threads({threads})")
+            self.library.text(f"PySemi.BLAS.set_num_threads({threads})")
             self._blas_threads = threads
 
     @staticmethod
@@ -321,28 +329,33 @@ def _start(julia: JuliaConfig, initialised: Callable[[], None]) -> _Running:
     folder = julia_packages()
     try:
         os.environ.update(variables)
-        from diffeqpy import load_julia_packages
-
         with warnings.catch_warnings():
             # pysemi needs torch first; both orders are tested.
             warnings.filterwarnings("ignore", "torch was imported before juliacall")
-            from juliacall import Main
+            import juliacall
         initialised()
 
-        Main.seval(f"push!(LOAD_PATH, {_julia_string(str(folder))})")
-        package = load_julia_packages("PySemi")
-        version = str(Main.seval("pkgversion(PySemi)"))
+        # One that Julia itself has started has no name for its library, which is in the process.
+        library = LibJulia(juliacall.CONFIG.get("lib") or ctypes.PyDLL(None))
+        library.text(f"push!(LOAD_PATH, {julia_string(str(folder))})")
+        began = time.monotonic()
+        # It takes seconds, in which the caller can do something else.
+        library.text("Core.eval(Main, :(using PySemi))", locked=False)
+        version = library.text("pkgversion(PySemi)")
         if version != pysemi.__version__:
             raise BackendUnavailableError(
                 f"it is version {version} and pysemi is {pysemi.__version__}; reinstall pysemi"
             )
-        points = {str(name): int(value) for name, value in package.entry_points().items()}
-        Main.seval(f"PySemi.look_for_signals_by({', '.join(map(str, _signal_functions()))})")
+        if time.monotonic() - began > COMPILED_AFTER:
+            library.text("PySemi.compile_adjoints()", locked=False)
+        points = dict(line.split("\t") for line in library.text("PySemi.listing()").splitlines())
+        signal_functions = ", ".join(map(str, _signal_functions()))
+        library.text(f"PySemi.look_for_signals_by({signal_functions})")
         kept_in = kernel_folder()
         kernels = None
         if kept_in is not None:
-            arguments = f"{_julia_string(str(kept_in))}, {KEEP_AFTER}"
-            command = str(Main.seval(f"PySemi.keep_kernels({arguments})"))
+            arguments = f"{julia_string(str(kept_in))}, {KEEP_AFTER}"
+            command = library.text(f"PySemi.keep_kernels({arguments})")
             kernels = KernelCompiler(command.split("\0"))
     except Exception as error:
         # Julia's exceptions call Julia for their text, and on another thread that may hang.
@@ -351,15 +364,16 @@ def _start(julia: JuliaConfig, initialised: Callable[[], None]) -> _Running:
             f"Julia ({julia.executable}, project {julia.project}) could not load PySemi.jl: "
             f"{_first_lines(error)}; `pysemi doctor` checks it step by step"
         ) from cause
-    return _Running(Main, Border(points), kernels)
+    border = Border({name: int(value) for name, value in points.items()})
+    return _Running(library, border, kernels)
 
 
-def _gate(main: Any) -> Gate | None:
+def _gate(library: LibJulia) -> Gate | None:
     """Julia's functions for a thread that goes out for a while; None where there are none."""
     names = ("jl_gc_safe_enter", "jl_gc_safe_leave")
     try:
-        leave, enter = (int(str(main.seval(f"Int(cglobal(:{name}))"))) for name in names)
-    except Exception:  # juliacall's, whose text would be Julia's
+        leave, enter = (int(library.text(f"Int(cglobal(:{name}))")) for name in names)
+    except PysemiError:
         _log.info("this Julia has no %s: all solves are handed to its own thread", names[0])
         return None
     # Calls that keep Python's lock: they are over at once.
@@ -430,11 +444,6 @@ def _threads() -> str:
         if told:
             return told
     return str(torch.get_num_threads())
-
-
-def _julia_string(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$")
-    return f'"{escaped}"'
 
 
 def _plain(value: Any) -> Any:

@@ -104,6 +104,8 @@ def test_several_at_once_and_one_that_is_killed_leave_an_installation_that_works
     # Julia says so where the one that it waited for is no more.
     assert all("stale pidfile" in line for line in errors.splitlines() if "Warning" in line), errors
     assert "ERROR" not in errors
+    # So are the adjoints, at the start and not in the midst of a training.
+    assert list((tmp_path / "depot").rglob("compiled/*/PySemiAdjoints/*.ji"))
     (image,) = images()
     compiled = image.stat().st_ino
 

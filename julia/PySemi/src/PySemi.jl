@@ -2,8 +2,8 @@
 Solves neural differential equations that pysemi describes, forward and backward.
 
 A vector field comes as a tape of kernels (`tape.jl`) or as a function of Python's; the
-solvers and the adjoints are OrdinaryDiffEq's and SciMLSensitivity's; Python calls through
-the C functions of `border.jl`.
+solvers are OrdinaryDiffEq's, and so are the adjoints' in PySemiAdjoints beside this package;
+Python calls through the C functions of `border.jl`.
 """
 module PySemi
 
@@ -37,6 +37,7 @@ include("discrete.jl")
 include("solve.jl")
 include("events.jl")
 include("torchdiffeq.jl")
+include("adjoints.jl")
 include("border.jl")
 include("precompile.jl")
 

@@ -380,6 +380,7 @@ end
 
 function backward_all(fields::Vector{<:Field{T}}, requests, reports, n) where {T}
     m = nparams(first(fields))
+    find_adjoint(unsafe_load(requests))
     total = as_vector(T, unsafe_load(requests).params_bar, m)
     solve(k, i, params_bar) = begin
         c = unsafe_load(requests, i)
@@ -402,12 +403,22 @@ function backward_all(fields::Vector{<:Field{T}}, requests, reports, n) where {T
     return nothing
 end
 
+"Load what holds the adjoint and its algorithm, before several threads want it."
+function find_adjoint(c::CBackward)
+    adjoint_name(c.adjoint) === :discrete && return nothing
+    load_adjoints()
+    algorithm(unsafe_string(c.settings.algorithm))
+    return nothing
+end
+
 const ADJOINT_NAMES = (:backsolve, :gauss, :discrete, :interpolating, :quadrature)
 
+adjoint_name(number) = ADJOINT_NAMES[number + 1]
+
 function backward(field::Field, solved::Solved, c::CBackward, params_bar, report)
-    adjoint = ADJOINT_NAMES[c.adjoint + 1]
+    adjoint = adjoint_name(c.adjoint)
     adjoint === :discrete && return backward_by_steps(field, solved, c, params_bar, report)
-    return backward_by_adjoint(adjoint, field, solved, c, params_bar, report)
+    return in_newest_world(backward_by_adjoint, adjoint, field, solved, c, params_bar, report)
 end
 
 function backward_by_steps(field::Field{T}, solved::Solved, c::CBackward, params_bar, report) where {T}
@@ -451,36 +462,6 @@ function interpolate_all(field::Field{T}, log::StepLog, times, y, stop) where {T
     )
     interpolate_steps!(as_matrix(T, y, nstates(field), length(times)), field, log, times)
     return nothing
-end
-
-function backward_by_adjoint(
-        adjoint, field::Field{T}, solved::Solved, c::CBackward, params_bar, report
-    ) where {T}
-    began = time_ns()
-    n, m = nstates(field), nparams(field)
-    nchannels = adjoint === :backsolve ? 2n + m : adjoint === :interpolating ? n + m : n
-    settings = settings_of(T, c.settings, nchannels)
-    times = solved.times
-    direction = times[end] >= times[1] ? -1 : 1
-    prepare!(
-        field; recording = c.recording != 0, c.stop, from = times[end], direction, settings.jumps,
-        wants_params = true
-    )
-    implicit = false
-    status = try
-        alg = algorithm(unsafe_string(c.settings.algorithm); dense = adjoint !== :backsolve)
-        implicit = OrdinaryDiffEqCore.isimplicit(alg)
-        status_of(
-            in_newest_world(
-                solve_backward!,
-                as_vector(T, c.y_bar, n), params_bar, field, solved, alg, adjoint,
-                as_matrix(T, c.cotangents, n, length(times)), settings
-            )
-        )
-    catch error
-        status_of(error)
-    end
-    return report!(report, status, field.tally, began; implicit)
 end
 
 """
@@ -532,3 +513,6 @@ function entry_points()
         "sizeof CStop" => sizeof(Stop),
     )
 end
+
+"[`entry_points`](@ref) as text, a line each: name, tab, number."
+listing() = join(("$name\t$number" for (name, number) in entry_points()), '\n')

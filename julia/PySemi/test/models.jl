@@ -2,7 +2,8 @@
 
 using PySemi:
     ComponentNorm, Controls, Settings, StepLog, algorithm, prepare!, pull_back!, runge_kutta,
-    solve_backward!, solve_forward!
+    solve_forward!
+using PySemiAdjoints: solve_backward!
 
 """
     programmed(field!, pullback!, y, params)
@@ -89,11 +90,12 @@ function solve_both(
     start(times[1], direction)
     dense = adjoint !== :backsolve
     alg = algorithm(method; dense)
-    solved = solve_forward!(y, field, u0, times, alg, settings(state); dense)
+    # As at the border: the algorithm's package may have been loaded just now.
+    solved = Base.invokelatest(solve_forward!, y, field, u0, times, alg, settings(state); dense)
     forward = deepcopy(field.tally)
     start(times[end], -direction)
-    code = solve_backward!(
-        y_bar, params_bar, field, solved, alg, adjoint, cotangents,
+    code = Base.invokelatest(
+        solve_backward!, y_bar, params_bar, field, solved, alg, adjoint, cotangents,
         settings(adjoint === :backsolve ? augmented : adjoint === :interpolating ? with_params : state)
     )
     return (; y, y_bar, params_bar, forward, backward = deepcopy(field.tally), solved, code)
@@ -139,7 +141,7 @@ function solve_ahead(
     norm = ComponentNorm([1:length(u0)], similar(u0, 0))
     y = similar(u0, length(u0), length(times))
     settings = Settings(T(tol), T(tol), norm, maxiters, controls, jumps, steps)
-    solved = solve_forward!(y, field, u0, times, algorithm(method), settings)
+    solved = Base.invokelatest(solve_forward!, y, field, u0, times, algorithm(method), settings)
     return (; y, code = solved.code, tally = field.tally)
 end
 

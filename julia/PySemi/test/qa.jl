@@ -4,8 +4,14 @@ if available("Aqua")
     # it has no [compat]; and there is no registry or project of its own in which a process
     # that tests for persistent tasks or ambiguities could find it.
     @testset "Aqua" begin
-        Aqua.test_all(PySemi; deps_compat = false, persistent_tasks = false, ambiguities = false)
-        @test isempty(Test.detect_ambiguities(PySemi; recursive = true))
+        for package in (PySemi, PySemiAdjoints)
+            Aqua.test_all(
+                package; deps_compat = false, persistent_tasks = false, ambiguities = false,
+                # Whose only method is in PySemiAdjoints.
+                piracies = (; treat_as_own = [PySemi.backward_by_adjoint])
+            )
+            @test isempty(Test.detect_ambiguities(package; recursive = true))
+        end
     end
 end
 

@@ -1,6 +1,7 @@
 # julia --project=ENV julia/PySemi/test/runtests.jl [FILE...]
 #
-# ENV is the Julia environment that pysemi runs in; PySemi itself is the one beside this file.
+# ENV is the Julia environment that pysemi runs in; PySemi and PySemiAdjoints are the ones beside
+# this file.
 
 push!(LOAD_PATH, normpath(joinpath(@__DIR__, "..", "..")))
 
@@ -9,6 +10,7 @@ using Random
 using Test
 
 using PySemi
+using PySemiAdjoints
 using PySemi: PySemi, Field, Memory, Scalars, Thunk, Window
 
 const FILES = [
