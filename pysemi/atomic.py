@@ -14,11 +14,12 @@ __all__ = ["replacing", "write_json", "write_text"]
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path in the same folder; rename it to ``path`` at the end.
 
     A block that raises leaves ``path`` as it was. The data reaches the disk
-    before the name does, so a power cut leaves the old file or the new one.
+    before the name does, so a power cut leaves the old file or the new one;
+    without ``durable`` nobody waits for that, and it may leave a torn one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -26,8 +27,9 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        if durable:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     finally:

@@ -19,6 +19,7 @@ from typing import Any
 import pysemi
 from pysemi.config import JuliaConfig, config_file, read_julia
 from pysemi.errors import ConfigurationError, PysemiError
+from pysemi.kept import KeptCompilations, kept_compilations
 from pysemi.runtime.environment import offline_environment
 from pysemi.runtime.kernels import KeptKernels, kept_kernels
 from pysemi.runtime.location import FoundJulia, find_julia
@@ -73,12 +74,15 @@ class JuliaDiagnosis:
         since pysemi works without one.
     kernels : KeptKernels or None
         What is kept on disk of kernels that it has compiled; None if none are kept.
+    compilations : KeptCompilations or None
+        What is kept on disk of vector fields compiled for it; None if none are kept.
     """
 
     found: FoundJulia | None = None
     report: JuliaReport | None = None
     problem: str | None = None
     kernels: KeptKernels | None = None
+    compilations: KeptCompilations | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the diagnosis as JSON has it."""
@@ -87,6 +91,7 @@ class JuliaDiagnosis:
             **({} if self.report is None else self.report.as_dict()),
             "problem": self.problem,
             **({} if self.kernels is None else {"kernels": self.kernels.as_dict()}),
+            **({} if self.compilations is None else {"compilations": self.compilations.as_dict()}),
         }
 
 
@@ -243,7 +248,7 @@ def _julia(load: bool, load_seconds: float) -> tuple[JuliaDiagnosis, str]:
     if found is None:
         return JuliaDiagnosis(), ""
     report = probe(found.julia, deep=load, load_seconds=load_seconds)
-    diagnosis = JuliaDiagnosis(found, report, report.problem, kept_kernels())
+    diagnosis = JuliaDiagnosis(found, report, report.problem, kept_kernels(), kept_compilations())
     return diagnosis, _julia_remedy(found, report, load_seconds)
 
 

@@ -178,10 +178,9 @@ def check_derivative(dy: Any, layout: StateLayout) -> None:
 
 
 def _spreads_over(shape: torch.Size, target: torch.Size) -> bool:
-    try:
-        return bool(torch.broadcast_shapes(shape, target) == target)
-    except RuntimeError:
-        return False
+    # torch.broadcast_shapes would import SymPy for it, for half a second.
+    pairs = zip(reversed(shape), reversed(target), strict=False)
+    return len(shape) <= len(target) and all(n in (1, wanted) for n, wanted in pairs)
 
 
 def _spread(name: str, entry: float | Tensor, shape: torch.Size) -> Tensor:

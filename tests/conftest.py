@@ -25,8 +25,9 @@ settings.load_profile("patient")
 torch.set_num_threads(1)
 # As most users have it: Julia starts with as many as torch uses.
 os.environ.setdefault("PYTHON_JULIACALL_THREADS", "2")
-# Tests compile hundreds of kernels that nobody needs again.
+# Tests compile hundreds of kernels and tapes that nobody needs again.
 os.environ["PYSEMI_KERNEL_CACHE"] = "off"
+os.environ["PYSEMI_COMPILATION_CACHE"] = "off"
 
 COMPILE_SECONDS = 1500
 """For PySemi.jl, once after a change: 100 s of one core were measured."""

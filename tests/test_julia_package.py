@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from pysemi.compiler.compiled import compile_field, flat_field
+from pysemi.compiler.evaluation import evaluate_joint
 from pysemi.compiler.ops.catalogue import BY_CALLBACK, IN_PART
-from pysemi.compiler.trace import evaluate_joint
 from pysemi.runtime.environment import offline_environment
 from pysemi.state import StateLayout
 from tests.compiler.models import MODELS, build

@@ -32,6 +32,7 @@ _SETTINGS = {
     # Compiled kernels of an earlier run would make compile_s smaller, and those that are
     # compiled for the next one take the other core meanwhile.
     "PYSEMI_KERNEL_CACHE": "off",
+    "PYSEMI_COMPILATION_CACHE": "off",
     "PYSEMI_BACKEND": "auto",
 }
 # What makes a BLAS take other kernels than it would: not everyone's machine has it.

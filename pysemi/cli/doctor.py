@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pysemi.cli.julia import describe_kernels, julia_rows
+from pysemi.cli.julia import describe_compilations, describe_kernels, julia_rows
 from pysemi.cli.rows import show
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ def _rows(diagnosis: Diagnosis) -> list[tuple[str, str]]:
         rows += julia_rows(julia.found, julia.report)
         if julia.kernels is not None:
             rows.append(("  kept kernels", describe_kernels(julia.kernels)))
+        if julia.compilations is not None:
+            rows.append(("  kept compilations", describe_compilations(julia.compilations)))
     else:
         unknown = "unknown" if julia.problem else "none is configured (none is needed)"
         rows.append(("Julia", unknown))

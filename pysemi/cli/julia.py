@@ -11,11 +11,12 @@ from pysemi.cli.rows import show
 from pysemi.errors import ArgumentError, BackendUnavailableError, PysemiError
 
 if TYPE_CHECKING:
+    from pysemi.kept import KeptCompilations
     from pysemi.runtime.kernels import KeptKernels
     from pysemi.runtime.location import FoundJulia
     from pysemi.runtime.probe import JuliaReport, PackageReport
 
-__all__ = ["app", "describe_kernels", "julia_rows"]
+__all__ = ["app", "describe_compilations", "describe_kernels", "julia_rows"]
 
 _TORCH = "pysemi runs on its torch backend"
 _USE_LOCAL = "To use a local Julia: pysemi julia use EXE --project DIR"
@@ -104,6 +105,26 @@ def kernels(
 
 
 @app.command()
+def compilations(
+    clear: Annotated[bool, typer.Option("--clear", help="Remove them.")] = False,
+) -> None:
+    """Say what compiled vector fields are kept on disk for later processes."""
+    from pysemi.kept import (
+        COMPILATION_CACHE_VARIABLE,
+        clear_compilations,
+        kept_compilations,
+    )
+
+    kept = clear_compilations() if clear else kept_compilations()
+    if kept is None:
+        typer.echo(
+            f"no compilations are kept: {COMPILATION_CACHE_VARIABLE} is off, or there is no home"
+        )
+    else:
+        typer.echo(f"{'removed: ' if clear else ''}{describe_compilations(kept)}")
+
+
+@app.command()
 def install(
     if_reachable: Annotated[
         bool,
@@ -179,6 +200,12 @@ def describe_kernels(kept: KeptKernels) -> str:
     """Say how many kernels are kept, and where."""
     models = f"{kept.packages} model{'' if kept.packages == 1 else 's'}"
     return f"those of {models}, {kept.size / 1e6:.1f} MB, in {kept.folder}"
+
+
+def describe_compilations(kept: KeptCompilations) -> str:
+    """Say how many compilations are kept, and where."""
+    fields = f"{kept.count} vector field{'' if kept.count == 1 else 's'}"
+    return f"{fields}, {kept.size / 1e6:.1f} MB, in {kept.folder}"
 
 
 def _package(package: PackageReport) -> str:

@@ -1,79 +1,43 @@
-"""From a function to its tape: traced once for each structure, used by all that share it."""
+"""From a function to its tape: made once for each structure, used by all that share it.
+
+What was made is remembered, and kept on disk for other processes (``pysemi/kept.py``).
+"""
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from math import prod
-from typing import Any, Literal, TypeAlias
+from dataclasses import replace
+from typing import Any
 
-import torch
 from torch import Tensor
 
-from pysemi.compiler.graph import Node
-from pysemi.compiler.inventory import Inventory, Same, take_inventory
-from pysemi.compiler.lower import Place, Results, lower
-from pysemi.compiler.records import split
-from pysemi.compiler.tape import Role, Tape
-from pysemi.compiler.trace import FlatField, Traced, trace_field, trace_joint
-from pysemi.compiler.translate import translate
+from pysemi import kept
+from pysemi.compiler.compilation import Compilation, Kind, Subject, versions
+from pysemi.compiler.evaluation import FlatField
+from pysemi.compiler.inventory import Inventory, Same
+from pysemi.compiler.portrait import Observed, observe, portrait
 from pysemi.compiler.untranslatable import Untranslatable
+from pysemi.compiler.written import parse, write
 from pysemi.state import StateLayout, check_derivative
 
-__all__ = ["Compilation", "Kind", "compile_event", "compile_field", "flat_event", "flat_field"]
-
-DTYPES = (torch.float32, torch.float64)
-"""Of the states that can be compiled."""
+__all__ = [
+    "Compilation",
+    "Kind",
+    "compile_event",
+    "compile_field",
+    "distrust",
+    "flat_event",
+    "flat_field",
+]
 
 KEPT = 256
 """Compilations remembered; the least recently used goes first."""
 
-Kind: TypeAlias = Literal["field", "event"]
-"""A vector field, or an event function."""
-
-
-@dataclass(frozen=True)
-class Compilation:
-    """What all vector fields, or all event functions, of one structure share.
-
-    Attributes
-    ----------
-    kind : str
-        Which of the two; the same tape may be made for both.
-    tape : Tape
-    sources : tuple of (int or Tensor)
-        For each of the tape's buffers of role "tensor": which of the inventory's
-        tensors it holds, or the tensor itself, where the walk did not find it.
-    param_sources : tuple of int
-        For each parameter, its place in the inventory.
-    seconds : float
-        Spent on tracing and lowering.
-    """
-
-    kind: Kind
-    tape: Tape
-    sources: tuple[int | Tensor, ...]
-    param_sources: tuple[int, ...]
-    seconds: float
-
-    @property
-    def is_shareable(self) -> bool:
-        """Whether it serves other functions of the structure too."""
-        return all(isinstance(source, int) for source in self.sources)
-
-    def tensors(self, inventory: Inventory) -> list[Tensor]:
-        """The tensors that a function's tape reads, in the order of the buffers."""
-        return [
-            inventory.tensors[source] if isinstance(source, int) else source
-            for source in self.sources
-        ]
-
-    def params(self, inventory: Inventory) -> list[Tensor]:
-        """The parameters, in the order in which they are packed."""
-        return [inventory.tensors[index] for index in self.param_sources]
+_log = logging.getLogger("pysemi")
 
 
 def flat_field(func: Callable[[Tensor, Any], Any], layout: StateLayout) -> FlatField:
@@ -110,52 +74,9 @@ def flat_event(event_fn: Callable[[Tensor, Any], Any], layout: StateLayout) -> F
     return event
 
 
-@dataclass(frozen=True)
-class _Subject:
-    """What is to be compiled.
-
-    Attributes
-    ----------
-    kind : str
-        A vector field and an event function may be the same object.
-    func : callable
-        As the user gave it.
-    flat : callable
-        ``func`` as a function of the flat state.
-    params : sequence of Tensor or None
-        Parameters whose gradients are wanted; None for the values alone.
-    """
-
-    kind: Kind
-    func: Callable[[Tensor, Any], Any]
-    flat: FlatField
-    params: Sequence[Tensor] | None
-
-    def inventory(self) -> Inventory:
-        return take_inventory((self.func, tuple(self.params or ())))
-
-    def trace(self, t: Tensor, y: Tensor) -> Traced:
-        if self.params is None:
-            return trace_field(self.flat, t, y)
-        return trace_joint(self.flat, t, y, torch.ones_like(y), self.params)
-
-    @property
-    def inputs(self) -> list[str]:
-        """Of what is traced, in order."""
-        return ["t", "y"] if self.params is None else ["t", "y", "cotangent"]
-
-    @property
-    def results(self) -> list[str]:
-        """Of what is traced, in order."""
-        return ["dy"] if self.params is None else ["dy", "y_bar", *self.bars]
-
-    @property
-    def bars(self) -> list[str]:
-        """Of the parameters, in order."""
-        return [f"param_bar{index}" for index in range(len(self.params or ()))]
-
-
 _known: OrderedDict[Any, Compilation | Untranslatable] = OrderedDict()
+_distrusted: set[str] = set()
+"""Names of what was found on disk, and was wrong."""
 _lock = threading.RLock()
 
 
@@ -183,7 +104,7 @@ def compile_field(
     Untranslatable
         Saying why ``func`` cannot be compiled.
     """
-    subject = _Subject("field", func, flat_field(func, layout), params)
+    subject = Subject("field", func, flat_field(func, layout), params)
     return _compilation(subject, layout, t, y)
 
 
@@ -206,14 +127,14 @@ def compile_event(
     Untranslatable
         Saying why ``event_fn`` cannot be compiled.
     """
-    subject = _Subject("event", event_fn, flat_event(event_fn, layout), None)
+    subject = Subject("event", event_fn, flat_event(event_fn, layout), None)
     return _compilation(subject, layout, t, y)
 
 
 def _compilation(
-    subject: _Subject, layout: StateLayout, t: Tensor, y: Tensor
+    subject: Subject, layout: StateLayout, t: Tensor, y: Tensor
 ) -> tuple[Compilation, Inventory]:
-    """What is remembered for the subject, or what is made now."""
+    """What is remembered for the subject, or what is found or made now."""
     inventory = subject.inventory()
     key: tuple[Any, ...] = (
         subject.kind,
@@ -233,7 +154,7 @@ def _compilation(
                     raise found
                 return found, inventory
         try:
-            made = _compile(subject, t, y, inventory)
+            made = _found_or_made(subject, layout, t.detach().to(y.dtype), y, inventory)
         except Untranslatable as reason:
             _remember(key, reason)
             raise
@@ -242,10 +163,32 @@ def _compilation(
         return made, inventory
 
 
+def distrust(compilation: Compilation) -> bool:
+    """Forget a compilation that PyTorch does not agree with, on disk too.
+
+    Returns
+    -------
+    bool
+        Whether it came from disk, so that one that is made now may be right.
+    """
+    if compilation.name is None:
+        return False
+    kept.remove(compilation.name)
+    if not compilation.is_loaded:
+        return False
+    _log.warning("what was kept on disk of a compilation is wrong: it is compiled anew")
+    with _lock:
+        _distrusted.add(compilation.name)
+        for key in [key for key, made in _known.items() if made is compilation]:
+            del _known[key]
+    return True
+
+
 def forget_compilations() -> None:
-    """Drop everything remembered, for tests of what happens the first time."""
+    """Drop everything remembered in this process, for tests of what happens the first time."""
     with _lock:
         _known.clear()
+        _distrusted.clear()
 
 
 def _remember(key: Any, made: Compilation | Untranslatable) -> None:
@@ -254,115 +197,46 @@ def _remember(key: Any, made: Compilation | Untranslatable) -> None:
         _known.popitem(last=False)
 
 
-def _compile(subject: _Subject, t: Tensor, y: Tensor, inventory: Inventory) -> Compilation:
+def _found_or_made(
+    subject: Subject, layout: StateLayout, t: Tensor, y: Tensor, inventory: Inventory
+) -> Compilation:
+    """What is kept on disk, or what is made now, and is kept then if it can be."""
+    subject.check(y)
     began = time.perf_counter()
-    _check(y, subject.params or ())
-    versions = [_version(tensor) for tensor in inventory.tensors]
-    try:
-        traced = subject.trace(t.detach().to(y.dtype), y)
-    except Untranslatable:
-        _check_unchanged(subject, inventory, versions)  # names more than an operator
-        raise
-    _check_unchanged(subject, inventory, versions)
-    tape, sources = _lower(subject, traced, y, inventory)
-    places = {id(tensor): index for index, tensor in enumerate(inventory.tensors)}
-    param_sources = tuple(places[id(param)] for param in subject.params or ())
-    return Compilation(subject.kind, tape, sources, param_sources, time.perf_counter() - began)
+    name = _name(subject, layout, t, y, inventory)
+    if name is not None and name not in _distrusted:
+        content = kept.read(name)
+        found = None if content is None else parse(content, subject, inventory)
+        if found is not None:
+            seconds = time.perf_counter() - began
+            _log.debug("a compilation was found on disk: %.3f s, %s", seconds, name)
+            return replace(found, seconds=seconds, name=name, is_loaded=True)
+    from pysemi.compiler.making import make  # with all that tracing needs
+
+    made = make(subject, t, y, inventory)
+    _log.debug("compiled: %.3f s, %s", made.seconds, name or "not kept on disk")
+    if name is not None and made.is_shareable:
+        made = replace(made, name=name)
+        kept.write(name, write(made))
+    return made
 
 
-def _check(y: Tensor, params: Sequence[Tensor]) -> None:
-    if y.dtype not in DTYPES:
-        raise Untranslatable(f"a state of {y.dtype}")
-    if y.device.type != "cpu":
-        raise Untranslatable(f"a state on {y.device}")
-    for param in params:
-        if param.dtype != y.dtype:
-            raise Untranslatable(f"a parameter of {param.dtype} with a state of {y.dtype}")
+def _name(
+    subject: Subject, layout: StateLayout, t: Tensor, y: Tensor, inventory: Inventory
+) -> str | None:
+    """Under which the subject's compilation is kept on disk; None where it cannot be.
 
-
-def _version(tensor: Tensor) -> int | None:
-    """How often it was changed in place; that of inference tensors is not counted."""
-    return None if tensor.is_inference() else tensor._version
-
-
-def _check_unchanged(subject: _Subject, before: Inventory, versions: Sequence[int | None]) -> None:
-    """Refuse what changes its own Python state or tensors when it is called."""
-    after = subject.inventory()
-    if after.key != before.key:
-        changed = before.changes(after) or ["its attributes"]
-        named = ", ".join(path.removeprefix("[0].") for path in changed[:3])
-        raise Untranslatable(f"calling it changes {named}, which a compiled call would not")
-    tensors = zip(before.tensors, after.tensors, before.paths, versions, strict=True)
-    for tensor, later, path, version in tensors:
-        if tensor is not later or _version(tensor) != version:
-            raise Untranslatable(f"calling it changes the tensor {path.removeprefix('[0].')}")
-
-
-def _lower(
-    subject: _Subject, traced: Traced, y: Tensor, inventory: Inventory
-) -> tuple[Tape, tuple[int | Tensor, ...]]:
-    params = subject.params or ()
-    places, packed_size = _places(params)
-    names, captured = _name_captured(traced, params, inventory)
-    places |= {f"tensor{index}": Place("tensor", 0, index) for index in range(len(captured))}
-    graph = translate(traced.module, subject.inputs, subject.results, names)
-    programs = {"field": Results(graph, ["dy"])}
-    arrays: dict[str, Node] = {}
-    if subject.params is not None:
-        parts = split(graph, subject.bars)
-        arrays = parts.kept | parts.operands
-        places |= {name: Place("record") for name in parts.kept}
-        places |= {name: Place("operand") for name in parts.operands}
-        programs |= {
-            "pullback": Results(graph, ["dy", "y_bar"]),
-            "joint": Results(graph, subject.results),
-            "record": Results(parts.record, ["dy", *parts.kept]),
-            "reverse": Results(parts.reverse, ["y_bar", *parts.operands], added=subject.bars),
-            "gather": Results(parts.gather, [], added=subject.bars),
-        }
-    # A role that no program has a use for has one element.
-    used = {places[name].role for name in (*subject.inputs, *subject.results)}
-    size = prod(y.shape)
-    sizes: dict[Role, int] = {
-        "t": 1,
-        "y": size,
-        "cotangent": size if "cotangent" in used else 1,
-        "params": packed_size,
-        "dy": prod(graph.outputs["dy"].shape),
-        "y_bar": size if "y_bar" in used else 1,
-        "params_bar": packed_size,
-    }
-    tape = lower(programs, places, sizes, y.dtype, arrays)
-    # A tensor that no program needs has no buffer; those that have are in order of use.
-    return tape, tuple(captured[buffer.place] for buffer in tape.of_role("tensor"))
-
-
-def _places(params: Sequence[Tensor]) -> tuple[dict[str, Place], int]:
-    """Where inputs and results lie that are no captured tensors, and the length of packed θ."""
-    places = {role: Place(role) for role in ("t", "y", "cotangent", "dy", "y_bar")}
-    offset = 0
-    for index, param in enumerate(params):
-        places[f"param{index}"] = Place("params", offset)
-        places[f"param_bar{index}"] = Place("params_bar", offset)
-        offset += param.numel()
-    # SciMLSensitivity wants at least one parameter; a vector of none gets a silent one.
-    return places, max(offset, 1)
-
-
-def _name_captured(
-    traced: Traced, params: Sequence[Tensor], inventory: Inventory
-) -> tuple[dict[str, str], list[int | Tensor]]:
-    """Attribute of the traced module -> name of an input; and the tensors that are not packed."""
-    known = {id(tensor): index for index, tensor in enumerate(inventory.tensors)}
-    packed = {id(param): index for index, param in enumerate(params)}
-    names: dict[str, str] = {}
-    captured: list[int | Tensor] = []
-    for attribute, tensor in traced.tensors.items():
-        if id(tensor) in packed:
-            names[attribute] = f"param{packed[id(tensor)]}"
-            continue
-        if tensor.device.type != "cpu":
-            raise Untranslatable(f"a tensor on {tensor.device}")
-        names[attribute] = f"tensor{len(captured)}"
-        captured.append(known.get(id(tensor), tensor))
-    return names, captured
+    Raises
+    ------
+    Untranslatable
+        If the subject changes itself when it is called.
+    """
+    if kept.folder() is None:
+        return None
+    before = versions(inventory)
+    seen: Observed | None = observe(lambda: subject.evaluate(t, y))
+    if seen is None:
+        return None
+    subject.check_unchanged(inventory, before)
+    shape = (subject.kind, layout.shapes, layout.is_tuple, y.dtype, tuple(y.shape), y.device)
+    return portrait(subject.parts, (shape, subject.params is None, inventory.key), seen)

@@ -190,10 +190,10 @@ class Graph:
         pending = [
             out.source for out in map(self.outputs.__getitem__, names) if isinstance(out, View)
         ]
-        found: set[Node] = set()
+        found: dict[Node, None] = {}  # in order: some nodes have the same position
         while pending:
             node = pending.pop()
             if node not in found:
-                found.add(node)
+                found[node] = None
                 pending.extend(node.sources())
         return sorted(found, key=lambda node: node.order)

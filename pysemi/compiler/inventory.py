@@ -21,7 +21,16 @@ from torch import Tensor, nn
 
 from pysemi.compiler.untranslatable import Untranslatable
 
-__all__ = ["Inventory", "Same", "take_inventory"]
+__all__ = [
+    "PLAIN",
+    "Inventory",
+    "Same",
+    "Walk",
+    "looked_up",
+    "slots",
+    "take_inventory",
+    "unwrapped",
+]
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.layout)
 """Values that are their own description."""
@@ -75,7 +84,7 @@ def take_inventory(field: Any) -> Inventory:
     Followed are modules, functions (with closures, defaults and the globals that their
     code names), bound methods, partials, containers and the attributes of other objects.
     """
-    walk = _Walk()
+    walk = Walk()
     walk.visit(field, "")
     return Inventory(tuple(walk.key), tuple(walk.tensors), tuple(walk.paths), tuple(walk.state))
 
@@ -95,7 +104,9 @@ class Same:
         return id(self.target)
 
 
-class _Walk:
+class Walk:
+    """One look through a vector field; what it finds is in ``key``, ``tensors`` and ``paths``."""
+
     def __init__(self) -> None:
         self.key: list[Any] = []
         self.tensors: list[Tensor] = []
@@ -105,6 +116,7 @@ class _Walk:
         self._kept: list[Any] = []  # so that no id is used twice
 
     def visit(self, x: Any, path: str) -> None:
+        """Note ``x``, and follow what it holds."""
         kind = type(x)
         if kind in _PLAIN_TYPES:
             self._plain(x, path)
@@ -120,7 +132,7 @@ class _Walk:
             return
         self._seen[id(x)] = len(self._seen)
         self._kept.append(x)
-        _way_to_visit(kind)(self, x, path)  # type: ignore[arg-type]
+        getattr(self, _way_to_visit(kind))(x, path)  # type: ignore[arg-type]
 
     def _plain(self, x: Any, path: str) -> None:
         # repr tells 0.0 from -0.0 and from 0, and makes NaN equal to itself.
@@ -181,7 +193,10 @@ class _Walk:
         if _is_quiet(x.__module__):
             # Many of torch's share the code of a decorator, and differ in what it encloses.
             self.key.append(Same(x) if x.__closure__ else x.__code__)
-            return
+        else:
+            self._users_function(x, path)
+
+    def _users_function(self, x: types.FunctionType, path: str) -> None:
         self.key.append(x.__code__)
         for name, cell in zip(x.__code__.co_freevars, x.__closure__ or (), strict=True):
             try:
@@ -198,7 +213,7 @@ class _Walk:
         self._globals(x, path)
 
     def _globals(self, x: types.FunctionType, path: str) -> None:
-        names = _named(x.__code__)
+        names = looked_up(x.__code__)
         for name in names:
             if name not in x.__globals__:
                 continue
@@ -233,7 +248,7 @@ class _Walk:
                 self.key.append(name)
                 self.visit(value, f"{path}.{name}")
             found = True
-        for name in _slots(type(x)):  # type: ignore[arg-type]
+        for name in slots(type(x)):  # type: ignore[arg-type]
             if hasattr(x, name):
                 self.key.append(name)
                 self.visit(getattr(x, name), f"{path}.{name}")
@@ -251,7 +266,7 @@ class _Walk:
             for name, value in vars(owner).items():
                 if name.startswith("__") and name.endswith("__") and name != "__call__":
                     continue
-                inner = _unwrapped(value)
+                inner = unwrapped(value)
                 if isinstance(inner, (types.FunctionType, Tensor, list, tuple, dict, *PLAIN)):
                     self.key.append(name)
                     self.visit(inner, f"{path}.{owner.__name__}.{name}")
@@ -259,23 +274,24 @@ class _Walk:
 
 _PLAIN_TYPES = frozenset(PLAIN)
 
-_WAYS: tuple[tuple[Any, Callable[[_Walk, Any, str], None]], ...] = (
-    (Tensor, _Walk._tensor),
-    (nn.Module, _Walk._module),
-    ((list, tuple, set, frozenset, deque), _Walk._sequence),
-    (Mapping, _Walk._mapping),
-    (types.FunctionType, _Walk._function),
-    (types.MethodType, _Walk._method),
-    (partial, _Walk._partial),
-    (np.ndarray, _Walk._array),
-    ((type, types.ModuleType, types.BuiltinFunctionType), _Walk._itself),
-    (PLAIN, _Walk._plain),  # subclasses of int and the like
+_WAYS: tuple[tuple[Any, str], ...] = (
+    (Tensor, "_tensor"),
+    (nn.Module, "_module"),
+    ((list, tuple, set, frozenset, deque), "_sequence"),
+    (Mapping, "_mapping"),
+    (types.FunctionType, "_function"),
+    (types.MethodType, "_method"),
+    (partial, "_partial"),
+    (np.ndarray, "_array"),
+    ((type, types.ModuleType, types.BuiltinFunctionType), "_itself"),
+    (PLAIN, "_plain"),  # subclasses of int and the like
 )
+"""Types, and the methods of :class:`Walk` for what is of them."""
 
 
 @lru_cache(maxsize=4096)
-def _way_to_visit(kind: type) -> Callable[[_Walk, Any, str], None]:
-    return next((way for kinds, way in _WAYS if issubclass(kind, kinds)), _Walk._object)
+def _way_to_visit(kind: Hashable) -> str:
+    return next((way for kinds, way in _WAYS if issubclass(kind, kinds)), "_object")  # type: ignore[arg-type]
 
 
 _UNREAD = frozenset({"_version", "_is_full_backward_hook", "_non_persistent_buffers_set"})
@@ -293,17 +309,18 @@ def _is_quiet(module: str | None) -> bool:
 
 
 @cache
-def _named(code: types.CodeType) -> tuple[str, ...]:
+def looked_up(code: types.CodeType) -> tuple[str, ...]:
     """Names that ``code`` and the functions written inside it look up."""
     names = list(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            names += _named(constant)
+            names += looked_up(constant)
     return tuple(dict.fromkeys(names))
 
 
 @cache
-def _slots(kind: Hashable) -> tuple[str, ...]:
+def slots(kind: Hashable) -> tuple[str, ...]:
+    """Names of the slots that objects of type ``kind`` have."""
     found: list[str] = []
     for owner in kind.__mro__:  # type: ignore[attr-defined]
         slots = owner.__dict__.get("__slots__", ())
@@ -311,7 +328,8 @@ def _slots(kind: Hashable) -> tuple[str, ...]:
     return tuple(name for name in found if name not in ("__dict__", "__weakref__"))
 
 
-def _unwrapped(value: Any) -> Any:
+def unwrapped(value: Any) -> Any:
+    """The function inside of a class attribute that holds one."""
     if isinstance(value, (staticmethod, classmethod)):
         return value.__func__
     if isinstance(value, property):

@@ -253,7 +253,7 @@ class _Program:
         if node not in self._where:
             self._where[node] = self._place(node, index)
         getattr(self, f"_lower_{node.kind}")(node)
-        for source in set(node.sources()):
+        for source in dict.fromkeys(node.sources()):  # in order: one function, one tape
             self._free(source, index)
 
     def _place(self, node: Node, index: int) -> tuple[Buffer, int]:

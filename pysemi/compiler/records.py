@@ -167,11 +167,11 @@ def _rebuilt(outputs: Mapping[str, Operand], given: Mapping[Node, Node]) -> Grap
     """The graph of ``outputs`` with some of its nodes replaced by inputs."""
     found: dict[Node, Node] = {}
     pending = [x.source for x in outputs.values() if isinstance(x, View)]
-    reached: set[Node] = set()
+    reached: dict[Node, None] = {}
     while pending:
         node = pending.pop()
         if node not in reached:
-            reached.add(node)
+            reached[node] = None
             pending.extend(() if node in given else node.sources())
 
     def moved(x: Operand) -> Operand:

@@ -151,6 +151,18 @@ class Tape:
     buffers: tuple[Buffer, ...]
     programs: dict[str, tuple[Instruction, ...]]
 
+    @classmethod
+    def of_text(
+        cls,
+        buffers: tuple[Buffer, ...],
+        programs: dict[str, tuple[Instruction, ...]],
+        text: str,
+    ) -> Tape:
+        """A tape whose text is known, and need not be put together once more."""
+        tape = cls(buffers, programs)
+        vars(tape)["identity"] = text, _constants(buffers)
+        return tape
+
     def of_role(self, role: Role) -> list[Buffer]:
         """The buffers that hold ``role``, in order."""
         return [buffer for buffer in self.buffers if buffer.role == role]
@@ -177,8 +189,7 @@ class Tape:
     @cached_property
     def identity(self) -> tuple[str, bytes]:
         """Its text and its constants: tapes of equal identities compute the same."""
-        values = (buffer.value for buffer in self.buffers if buffer.value is not None)
-        return str(self), b"".join(value.numpy().tobytes() for value in values)
+        return str(self), _constants(self.buffers)
 
     @property
     def listing(self) -> str:
@@ -193,3 +204,8 @@ class Tape:
                 origin = f"  {instruction.origin}" if instruction.origin else ""
                 lines.append(f"  {text:<{width}}  # {instruction.flops:,} flops{origin}")
         return "\n".join(lines) + "\n"
+
+
+def _constants(buffers: tuple[Buffer, ...]) -> bytes:
+    values = (buffer.value for buffer in buffers if buffer.value is not None)
+    return b"".join(value.numpy().tobytes() for value in values)

@@ -19,15 +19,13 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
 from pysemi.compiler.covariances import Covariances
+from pysemi.compiler.evaluation import FlatField, evaluate_field, evaluate_joint
 from pysemi.compiler.ops import DECOMPOSITIONS, OPERATORS
 from pysemi.compiler.places import Places, place_of
 from pysemi.compiler.untranslatable import Untranslatable
 from pysemi.errors import PysemiError
 
-__all__ = ["FlatField", "Traced", "evaluate_joint", "trace_field", "trace_joint", "warm_up"]
-
-FlatField = Callable[[Tensor, Tensor], Tensor]
-"""(t of shape (), y) -> dy/dt, both of one shape: a vector field whose state is one tensor."""
+__all__ = ["Traced", "trace_field", "trace_joint", "warm_up"]
 
 
 @dataclass(frozen=True)
@@ -45,26 +43,6 @@ class Traced:
     tensors: dict[str, Tensor]
 
 
-def evaluate_joint(
-    field: FlatField, t: Tensor, y: Tensor, cotangent: Tensor, params: Sequence[Tensor]
-) -> tuple[Any, ...]:
-    r"""Evaluate f and both its vector-Jacobian products.
-
-    Returns
-    -------
-    tuple
-        :math:`f`, :math:`\lambda^T \partial f/\partial y` and each
-        :math:`\lambda^T \partial f/\partial\theta_i`; None where f does not depend on it.
-    """
-    y = y.detach().requires_grad_()
-    with torch.enable_grad():
-        dy = field(t.detach(), y)
-    if not dy.requires_grad:
-        return (dy.detach(), *[None] * (1 + len(params)))
-    products = torch.autograd.grad(dy, (y, *params), cotangent, allow_unused=True)
-    return (dy.detach(), *products)
-
-
 def trace_joint(
     field: FlatField, t: Tensor, y: Tensor, cotangent: Tensor, params: Sequence[Tensor]
 ) -> Traced:
@@ -77,18 +55,14 @@ def trace_joint(
         from outside, or cannot be recorded for another reason.
     """
     return _trace(
-        lambda t, y, cotangent: evaluate_joint(field, t, y, cotangent, params), (t, y, cotangent)
+        lambda t, y, cotangent: evaluate_joint(field, t, y, cotangent, params, recorded=True),
+        (t, y, cotangent),
     )
 
 
 def trace_field(field: FlatField, t: Tensor, y: Tensor) -> Traced:
     """Record the field alone, without gradients; raises as :func:`trace_joint`."""
-
-    def run(t: Tensor, y: Tensor) -> tuple[Tensor]:
-        with torch.no_grad():
-            return (field(t.detach(), y.detach()).detach(),)
-
-    return _trace(run, (t, y))
+    return _trace(lambda t, y: evaluate_field(field, t, y), (t, y))
 
 
 def warm_up() -> None:

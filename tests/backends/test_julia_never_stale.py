@@ -12,7 +12,7 @@ import pysemi
 from pysemi.backends.julia import verification
 from pysemi.backends.julia.bridge import forget_warnings
 from pysemi.backends.julia.fields import CompiledField
-from pysemi.compiler import compiled
+from pysemi.compiler import compiled, making
 from pysemi.errors import ArgumentError, BridgeWarning, CompileError
 from tests.backends.test_julia import gradients
 from tests.vector_fields import times
@@ -226,9 +226,9 @@ def test_dtype():
 def test_a_smaller_last_batch_compiles_once_and_for_all(monkeypatch):
     compiled.forget_compilations()
     traced = []
-    original = compiled.trace_joint
+    original = making.trace_joint
     monkeypatch.setattr(
-        compiled, "trace_joint", lambda *args: traced.append(args[2].shape) or original(*args)
+        making, "trace_joint", lambda *args: traced.append(args[2].shape) or original(*args)
     )
     built = []
     build = CompiledField.__init__

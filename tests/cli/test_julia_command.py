@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import pysemi
+from pysemi import kept
 from pysemi.cli import main
 from pysemi.config import JuliaConfig, read_julia, write_julia
 from pysemi.errors import BackendUnavailableError
@@ -278,3 +279,43 @@ def test_a_real_julia_can_be_chosen(real_julia, capsys):
     assert main(arguments) == 0
     assert main(["julia", "status"]) == 0
     assert read_julia() == real_julia
+
+
+class TestCompilations:
+    """What is said of compilations on disk, and how they go."""
+
+    @pytest.fixture(autouse=True)
+    def cache(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("PYSEMI_COMPILATION_CACHE", "on")
+        monkeypatch.setenv("PYSEMI_CACHE_DIR", str(tmp_path / "cache"))
+        return tmp_path / "cache" / "compilations"
+
+    def test_they_are_counted_and_cleared(self, cache, capsys):
+        assert main(["julia", "compilations"]) == 0
+        assert f"0 vector fields, 0.0 MB, in {cache}" in capsys.readouterr().out
+        kept.write("one", "x" * 150_000)
+        kept.write("other", "x" * 150_000)
+        assert main(["julia", "compilations"]) == 0
+        assert f"2 vector fields, 0.3 MB, in {cache}" in capsys.readouterr().out
+        assert main(["julia", "compilations", "--clear"]) == 0
+        assert capsys.readouterr().out.startswith("removed: 2 vector fields")
+        assert not cache.exists()
+        assert main(["julia", "compilations", "--clear"]) == 0  # nothing is there to be removed
+
+    def test_they_can_be_switched_off(self, cache, monkeypatch, capsys):
+        kept.write("one", "x")
+        monkeypatch.setenv("PYSEMI_COMPILATION_CACHE", "off")
+        assert main(["julia", "compilations", "--clear"]) == 0
+        assert "PYSEMI_COMPILATION_CACHE" in capsys.readouterr().out
+        assert cache.exists()
+
+    def test_what_cannot_be_removed_is_an_error(self, cache, capsys):
+        cache.parent.mkdir()
+        cache.write_text("")
+        assert main(["julia", "compilations", "--clear"]) != 0
+        assert "remove it by hand" in capsys.readouterr().err
+
+    def test_torch_is_not_imported_for_it(self, cache):
+        code = "import sys; from pysemi.cli import main; main(['julia', 'compilations']); "
+        code += "sys.exit('torch' in sys.modules)"
+        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import pysemi
-from pysemi.compiler import compiled
+from pysemi.compiler import making
 from pysemi.compiler.compiled import compile_field, forget_compilations
 from pysemi.compiler.untranslatable import Untranslatable
 from pysemi.errors import CompileError
@@ -26,13 +26,13 @@ def traces(monkeypatch):
     """Counts how often torch was asked to trace."""
     count = []
     for name in ("trace_joint", "trace_field"):
-        original = getattr(compiled, name)
+        original = getattr(making, name)
 
         def counted(*args, original=original):
             count.append(1)
             return original(*args)
 
-        monkeypatch.setattr(compiled, name, counted)
+        monkeypatch.setattr(making, name, counted)
     return count
 
 

@@ -153,7 +153,7 @@ def operators_of(model):
 def test_no_trace_of_a_layer_has_torch_s_fused_kernels(name):
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    from pysemi.compiler.trace import evaluate_joint
+    from pysemi.compiler.evaluation import evaluate_joint
 
     model = build(name)
     y = model.y

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from pysemi.compiler.compiled import forget_compilations
+from pysemi.compiler.evaluation import evaluate_joint
 from pysemi.compiler.ops.catalogue import BY_CALLBACK, IN_PART
-from pysemi.compiler.trace import evaluate_joint
 from pysemi.compiler.untranslatable import Untranslatable
 from tests.compiler.operator_samples import OPERATORS, samples
 from tests.compiler.tape_machine import TapeMachine

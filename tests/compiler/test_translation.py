@@ -8,7 +8,7 @@ from torch import nn
 
 import pysemi
 from pysemi.compiler.compiled import compile_field, flat_field
-from pysemi.compiler.trace import evaluate_joint
+from pysemi.compiler.evaluation import evaluate_joint
 from pysemi.state import StateLayout
 from tests.compiler.models import MODELS, Model, build
 from tests.compiler.tape_machine import TapeMachine

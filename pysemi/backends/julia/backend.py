@@ -32,8 +32,8 @@ from pysemi.backends.julia.gradients import (
 )
 from pysemi.backends.julia.preparation import prepare_fields
 from pysemi.backends.julia.settings import adjoint_settings, forward_settings
-from pysemi.compiler.trace import warm_up
 from pysemi.errors import ArgumentError, NonFiniteStateError
+from pysemi.kept import kept_compilations
 from pysemi.norms import StateNorm
 from pysemi.problem import Adjoint, Problem
 from pysemi.runtime.border import CBackward, CForward, repeated
@@ -67,7 +67,7 @@ class JuliaBackend(Backend):
 
     def start(self) -> None:
         """Start Julia, if it does not run yet."""
-        session(meanwhile=warm_up)
+        session(meanwhile=_warm_up)
 
     def accept(self, problem: Problem, adjoint: Adjoint | None, bridge: str) -> Adjoint | None:
         """Refuse what this backend does not have; the discrete gradient has an adjoint here."""
@@ -181,7 +181,7 @@ class JuliaBackend(Backend):
         adjoint: Adjoint | None,
         recordings: Sequence[Recording],
     ) -> Solution:
-        running = session(meanwhile=warm_up)
+        running = session(meanwhile=_warm_up)
         bindings, compile_seconds = prepare_fields(
             running, problem, adjoint, self._bridge, self._verify
         )
@@ -245,6 +245,18 @@ class JuliaBackend(Backend):
         if event is not None:
             event_t = torch.tensor(outcome.reports[0].event_time, dtype=problem.t.dtype)
         return Solution(by_time(problem, y), event_t, memory=memory)
+
+
+def _warm_up() -> None:
+    """Let torch prepare to trace, unless what is to be solved may well be on disk.
+
+    While Julia starts it holds Python's lock, and so this takes as long as it does afterwards.
+    """
+    kept = kept_compilations()
+    if kept is None or kept.count == 0:
+        from pysemi.compiler.trace import warm_up  # with all that tracing needs
+
+        warm_up()
 
 
 class _Kept:

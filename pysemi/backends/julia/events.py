@@ -102,13 +102,11 @@ def prepare_event(
     """
 
     def compiled() -> tuple[JuliaEvent, float]:
-        compilation, inventory = compile_event(
-            event_fn, problem.layout, problem.t[0].detach(), problem.y0.detach()
-        )
-        binding, seconds = bind_verified(
+        _, binding, seconds = bind_verified(
             running,
-            compilation,
-            inventory,
+            lambda: compile_event(
+                event_fn, problem.layout, problem.t[0].detach(), problem.y0.detach()
+            ),
             lambda border, binding: event_disagreement(border, binding, problem, event_fn),
             verify,
         )

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from pysemi.compiler.compiled import Compilation, Kind, flat_field
+from pysemi.compiler.evaluation import evaluate_joint
 from pysemi.compiler.tape import SHARED, Tape
-from pysemi.compiler.trace import evaluate_joint
 from pysemi.compiler.untranslatable import Untranslatable
 from pysemi.errors import BackendUnavailableError
 from pysemi.runtime.border import Border, ForeignProgram, Level, Status

@@ -11,8 +11,8 @@ from pysemi.backends.julia.bridge import by_bridge
 from pysemi.backends.julia.fields import Binding, CallbackField, compiled_field
 from pysemi.backends.julia.verification import ByIdentity, bind_verified, disagreement
 from pysemi.captured import uncovered_leaves
-from pysemi.compiler.compiled import compile_field
-from pysemi.compiler.inventory import describe_callable
+from pysemi.compiler.compiled import Compilation, compile_field
+from pysemi.compiler.inventory import Inventory, describe_callable
 from pysemi.compiler.untranslatable import Untranslatable
 from pysemi.errors import ArgumentError
 from pysemi.methods import EXPLICIT_ALGORITHMS, julia_algorithm
@@ -64,18 +64,18 @@ def _compiled(
     if params is None and julia_algorithm(problem.settings.method) not in EXPLICIT_ALGORITHMS:
         params = ()  # an implicit method makes the Jacobian of products
     one = problem.one
-    try:
-        compilation, inventory = compile_field(
-            one.func, one.layout, one.t[0].detach(), one.y0.detach(), params
-        )
-    except (Untranslatable, ArgumentError):
-        if problem.trajectories is not None:
-            check_independent(problem)  # which may know the reason
-        raise
-    binding, seconds = bind_verified(
+
+    def compiled() -> tuple[Compilation, Inventory]:
+        try:
+            return compile_field(one.func, one.layout, one.t[0].detach(), one.y0.detach(), params)
+        except (Untranslatable, ArgumentError):
+            if problem.trajectories is not None:
+                check_independent(problem)  # which may know the reason
+            raise
+
+    compilation, binding, seconds = bind_verified(
         running,
-        compilation,
-        inventory,
+        compiled,
         lambda border, binding: disagreement(border, binding, one, params),
         verify,
     )

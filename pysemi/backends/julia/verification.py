@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from pysemi.backends.julia.fields import Binding, CompiledField, built_field, compiled_field
-from pysemi.compiler.compiled import Compilation, flat_event, flat_field
+from pysemi.compiler.compiled import Compilation, distrust, flat_event, flat_field
+from pysemi.compiler.evaluation import evaluate_joint
 from pysemi.compiler.inventory import Inventory
-from pysemi.compiler.trace import evaluate_joint
 from pysemi.compiler.untranslatable import Untranslatable
 from pysemi.problem import EventFunction, Problem
 from pysemi.runtime.border import Border, Level, Status
@@ -63,22 +63,26 @@ _verdicts: ByIdentity[str | None] = ByIdentity()
 
 def bind_verified(
     running: Session,
-    compilation: Compilation,
-    inventory: Inventory,
+    compiled: Callable[[], tuple[Compilation, Inventory]],
     compare: Callable[[Border, Binding], str | None],
     verify: str,
-) -> tuple[Binding, float | None]:
+) -> tuple[Compilation, Binding, float | None]:
     """Bind a function to its compilation, which is held against PyTorch.
 
     Parameters
     ----------
+    compiled : callable
+        Compiles the function, and takes its inventory. Where what it found on disk differs from
+        PyTorch, it is asked once more, and what was on disk is gone.
     compare : callable
         Says where Julia and PyTorch differ, None if they agree; runs on the home thread.
     verify : {"first", "always", "never"}
-        When to compare: where nothing is known of the compilation yet, always, or never.
+        When to compare: where nothing is known of the compilation yet, always, or never. What
+        comes from disk is compared once in any case.
 
     Returns
     -------
+    Compilation
     Binding
     float or None
         Seconds spent on a compilation that was not known yet, its own included if Julia had
@@ -89,6 +93,27 @@ def bind_verified(
     Untranslatable
         Saying what differed.
     """
+    compilation, inventory = compiled()
+    try:
+        return compilation, *_bind_verified(running, compilation, inventory, compare, verify)
+    except Untranslatable:
+        if not distrust(compilation):
+            raise
+    compilation, inventory = compiled()
+    try:
+        return compilation, *_bind_verified(running, compilation, inventory, compare, verify)
+    except Untranslatable:
+        distrust(compilation)
+        raise
+
+
+def _bind_verified(
+    running: Session,
+    compilation: Compilation,
+    inventory: Inventory,
+    compare: Callable[[Border, Binding], str | None],
+    verify: str,
+) -> tuple[Binding, float | None]:
     began = time.perf_counter()
     field = built_field(compilation)
     is_new = field is None
@@ -96,7 +121,7 @@ def bind_verified(
         field = running.run(lambda border: compiled_field(running, border, compilation))
     binding = Binding(field, compilation.tensors(inventory), compilation.params(inventory))
     is_first = compilation not in _verdicts
-    if verify == "always" or (is_first and verify == "first"):
+    if verify == "always" or (is_first and (verify == "first" or compilation.is_loaded)):
         _verdicts[compilation] = running.run(lambda border: compare(border, binding))
     elif is_first:
         is_first = is_new
