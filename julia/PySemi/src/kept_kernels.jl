@@ -43,9 +43,15 @@ struct LoopCode
 end
 
 function LoopCode(buffers, out, views, program)
-    loop = PointwiseLoop(identity, buffers, out, views)
-    elements = [string(eltype(p)) for p in (loop.out, loop.args...)]
-    movements = [string(nameof(typeof(kind))) for kind in (loop.result_kind, loop.kinds...)]
+    nest = Nest(out, views...)
+    elements, movements = String[], String[]
+    # In arrays, and by a loop: tuples of movements are of many types, and there are many loops.
+    for (k, window) in enumerate(Window[out, views...])
+        step = nest.strides[k][1]
+        kind = k == 1 ? result_movement(step) : movement(step)
+        push!(elements, string(eltype(buffers[window.buffer])))
+        push!(movements, string(nameof(typeof(kind))))
+    end
     return LoopCode(program, elements, movements)
 end
 
@@ -55,7 +61,7 @@ key(code::LoopCode) = Scalars.key(code.program, length(code.elements) - 1)
 "The call that compiles it, as text of a package that has the functions."
 function compile_call(code::LoopCode)
     elements, movements = join(code.elements, ", "), join(code.movements .* "()", ", ")
-    return "PySemi.compile_loop(FUNCTIONS[$(repr(key(code)))], ($elements,), ($movements,))"
+    return "PySemi.compile_loop(wrapped, FUNCTIONS[$(repr(key(code)))], ($elements,), ($movements,))"
 end
 
 "A package of compiled kernels: its name says which."
@@ -85,6 +91,8 @@ function KernelPackage(codes)
     using PySemi: PySemi, AsRun, AsSingle, AsStride
     $imported
 
+    wrapped(call::F) where {F} = PySemi.Thunk(PySemi.Referred(call))
+
     const FUNCTIONS = Dict{String, Function}()
     $(join(definitions, '\n'))
 
@@ -107,12 +115,12 @@ PySemi = "$(Base.PkgId(@__MODULE__).uuid)"
 """
 
 """
-    compile_loop(f, elements, movements)
+    compile_loop(wrap, f, elements, movements)
 
 Run a loop over no elements, in every way in which a tape's reader and its programs call it.
 Called while a package of kernels is precompiled.
 """
-function compile_loop(f, elements, movements)
+function compile_loop(wrap, f, elements, movements)
     memory = map(T -> zeros(T, 1), elements)
     GC.@preserve memory begin
         out, args... = map(pointer, memory)
@@ -121,7 +129,7 @@ function compile_loop(f, elements, movements)
         to, from... = movements
         # Not inferred from here: the reader does not know these types either.
         loop = Base.invokelatest(PointwiseLoop, f, out, Tuple(args), to, Tuple(from), nest)
-        Base.invokelatest(thunk, loop)()
+        Base.invokelatest(wrap, loop)()
     end
     return nothing
 end
@@ -138,7 +146,12 @@ function load_kernels(package::KernelPackage, folder)
     if functions === nothing
         isdir(joinpath(folder, package.name)) || return false
         try
-            functions = loaded_functions(Base.PkgId(package.uuid, package.name), folder)
+            loaded = loaded_package(Base.PkgId(package.uuid, package.name), folder)
+            loaded === nothing && return false
+            functions = getglobal(loaded, :FUNCTIONS)
+            for f in values(functions)
+                WRAPPERS[f] = getglobal(loaded, :wrapped)
+            end
         catch error
             error isa InterruptException && rethrow()
             @debug "kernels do not load" package = package.name exception = error
@@ -152,8 +165,8 @@ function load_kernels(package::KernelPackage, folder)
     return true
 end
 
-"`FUNCTIONS` of a package in `folder`; nothing if it is not there or its image is out of date."
-function loaded_functions(id, folder)
+"A package in `folder`; nothing if it is not there or its image is out of date."
+function loaded_package(id, folder)
     push!(LOAD_PATH, folder)
     push!(DEPOT_PATH, folder)
     try
@@ -162,7 +175,7 @@ function loaded_functions(id, folder)
         images = Base.find_all_in_cache_path(id)
         # What is out of date would be compiled by `require`, while somebody waits.
         all(image -> Base.stale_cachefile(source, image) === true, images) && return nothing
-        return getglobal(Base.require(id), :FUNCTIONS)
+        return Base.require(id)
     finally
         pop!(LOAD_PATH)
         pop!(DEPOT_PATH)

@@ -12,7 +12,18 @@ mutable struct Referred{F} <: Function
 end
 (r::Referred)() = r.call()
 
-thunk(call) = Thunk(Referred(call))
+wrapped(call::F) where {F} = Thunk(Referred(call))
+
+"""
+What makes a thunk of a loop over a function that a package of kernels has compiled: a function of
+that package, since Julia 1.10 keeps none of another's that makes C functions.
+"""
+const WRAPPERS = IdDict{Any, Any}()
+
+function thunk(@nospecialize(call))
+    wrap = call isa PointwiseLoop ? Base.get(WRAPPERS, call.f, wrapped) : wrapped
+    return Base.invokelatest(wrap, call)::Thunk
+end
 
 "A program of a tape, as one call."
 struct TapeProgram <: Function

@@ -250,7 +250,7 @@ class JuliaBackend(Backend):
 def _warm_up() -> None:
     """Let torch prepare to trace, unless what is to be solved may well be on disk.
 
-    While Julia starts it holds Python's lock, and so this takes as long as it does afterwards.
+    It takes longer than Julia's start, which would be waited for alone then.
     """
     kept = kept_compilations()
     if kept is None or kept.count == 0:
