@@ -19,7 +19,8 @@ from pysemi import kept
 from pysemi.compiler.compilation import Compilation, Kind, Subject, versions
 from pysemi.compiler.evaluation import FlatField
 from pysemi.compiler.inventory import Inventory, Same
-from pysemi.compiler.portrait import Observed, observe, portrait
+from pysemi.compiler.observation import Observed, observe
+from pysemi.compiler.portrait import portrait
 from pysemi.compiler.untranslatable import Untranslatable
 from pysemi.compiler.written import parse, write
 from pysemi.state import StateLayout, check_derivative

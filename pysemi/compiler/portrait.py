@@ -12,43 +12,31 @@ from __future__ import annotations
 
 import logging
 import opcode
-import os
-import platform
 import sys
-import sysconfig
 import types
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from functools import _lru_cache_wrapper, cache, cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor
 
-import pysemi
 from pysemi.compiler.inventory import PLAIN, Same, Walk, looked_up, unwrapped
-from pysemi.compiler.written import FORMAT
-
-__all__ = ["Observed", "observe", "portrait"]
-
-IMPURE = frozenset(
-    {
-        *("_datetime", "_io", "_random", "datetime", "glob", "io", "nt", "os", "pathlib", "posix"),
-        *("random", "secrets", "shutil", "socket", "subprocess", "tempfile", "time", "uuid"),
-    }
+from pysemi.compiler.observation import Observed
+from pysemi.compiler.surroundings import surroundings
+from pysemi.compiler.trusted import (
+    Unportable,
+    found_name,
+    is_found,
+    is_trusted_file,
+    is_trusted_module,
+    is_trusted_type,
 )
-"""Modules of the standard library whose functions tell what may be different the next time."""
 
-IMPURE_BUILTINS = frozenset({id, hash, input, open})
-
-IMPORTLIB = "<frozen importlib._bootstrap>"
-
-MADE_AT_RUN_TIME = 1 << 9
-"""Flag of types that a class statement makes, or a module when it is imported."""
+__all__ = ["portrait"]
 
 POINTER = tuple.__itemsize__
 """Bytes of an address."""
@@ -56,101 +44,7 @@ POINTER = tuple.__itemsize__
 UNSEEN = frozenset({"_abc_impl", "_backward_cls"})
 """Class attributes that Python and torch put there, which say nothing of the class."""
 
-
 _log = logging.getLogger("pysemi")
-
-
-class _Unportable(Exception):
-    """Something that another process could not know again."""
-
-
-@dataclass
-class Observed:
-    """What ran during a call.
-
-    Attributes
-    ----------
-    codes : dict
-        By identity, each with the globals it ran with, and what it encloses; but not what is
-        trusted to be the same as long as its version is.
-    is_repeatable : bool
-        Whether nothing was asked for that may be different in another process.
-    """
-
-    codes: dict[int, tuple[types.CodeType, dict[str, Any], tuple[Any, ...]]] = field(
-        default_factory=dict
-    )
-    is_repeatable: bool = True
-    _importing: int = 0
-
-    def note(self, frame: types.FrameType, event: str, argument: Any) -> None:
-        """Called by Python at each call, also of C functions."""
-        code = frame.f_code
-        if code.co_name == "_find_and_load" and code.co_filename == IMPORTLIB:
-            self._importing += {"call": 1, "return": -1}.get(event, 0)
-        elif self._importing:
-            pass  # a module that runs for the first time; later, its values will be seen
-        elif event == "call":
-            if id(code) in self.codes:
-                return
-            module = frame.f_globals.get("__name__")
-            if not _is_trusted_file(code.co_filename, module):
-                enclosed: tuple[Any, ...] = ()
-                if code.co_freevars:
-                    held = frame.f_locals
-                    enclosed = tuple(held.get(name) for name in code.co_freevars)
-                self.codes[id(code)] = code, frame.f_globals, enclosed
-            elif _is_impure(module) and self._is_for_user(frame):
-                self.is_repeatable = False
-        elif event == "c_call" and (
-            argument is open or (_is_impure_call(argument) and self._is_for_user(frame))
-        ):
-            self.is_repeatable = False
-
-    def _is_for_user(self, frame: types.FrameType | None) -> bool:
-        """Whether what was observed asked for a call, if need be by way of Python's own code."""
-        while frame is not None and id(frame.f_code) not in self.codes:
-            if not _is_python_s_own(frame.f_code.co_filename):
-                return False
-            frame = frame.f_back
-        return frame is not None
-
-
-def _is_impure(module: str | None) -> bool:
-    return module is not None and module.partition(".")[0] in IMPURE
-
-
-def _is_impure_call(function: Any) -> bool:
-    owner = getattr(function, "__self__", None)
-    if isinstance(owner, types.ModuleType) and owner.__name__ == "builtins":
-        return function in IMPURE_BUILTINS
-    module = getattr(function, "__module__", None)
-    if module is None:
-        kind = owner if isinstance(owner, type) else type(owner)
-        module = kind.__module__
-    return _is_impure(module)
-
-
-def observe(call: Callable[[], None]) -> Observed | None:
-    """Make a call, and return what ran; None where that cannot be known, or may not be repeated.
-
-    Random numbers are drawn as if there had been no call.
-    """
-    if sys.getprofile() is not None or not _is_usual():
-        return None
-    seen = Observed()
-    state = torch.get_rng_state()
-    try:
-        sys.setprofile(seen.note)
-        try:
-            call()
-        finally:
-            sys.setprofile(None)
-    except Exception:  # whoever makes the call in earnest says so
-        return None
-    finally:
-        torch.set_rng_state(state)
-    return seen if seen.is_repeatable else None
 
 
 def portrait(parts: Any, more: Any, seen: Observed) -> str | None:
@@ -176,7 +70,7 @@ def portrait(parts: Any, more: Any, seen: Observed) -> str | None:
         for code, names, enclosed in seen.codes.values():
             walk.ran(code, names, enclosed)
         writing = _Writing(walk.described)
-        writing.put((more, tuple(walk.key), _surroundings()))
+        writing.put((more, tuple(walk.key), surroundings()))
     except Exception as reason:  # odd objects raise what they like
         _log.debug("it cannot be kept on disk: %s: %s", type(reason).__name__, reason)
         return None
@@ -195,7 +89,7 @@ class _Portrayal(Walk):
 
     def visit(self, x: Any, path: str) -> None:
         kind = type(x)
-        if not _is_trusted_type(kind):
+        if not is_trusted_type(kind):
             self._code_of(kind, path)
         super().visit(x, path)
 
@@ -235,7 +129,7 @@ class _Portrayal(Walk):
     def _itself(self, x: Any, path: str) -> None:
         super()._itself(x, path)
         if isinstance(x, type):
-            if not _is_trusted_type(x):
+            if not is_trusted_type(x):
                 self._code_of(x, path)
         elif isinstance(x, types.ModuleType):
             self._module_file(x.__name__)
@@ -243,9 +137,9 @@ class _Portrayal(Walk):
             self._module_file(x.__module__)
 
     def _function(self, x: types.FunctionType, path: str) -> None:
-        if not _is_trusted_file(x.__code__.co_filename, x.__module__):
+        if not is_trusted_file(x.__code__.co_filename, x.__module__):
             self._users_function(x, path)
-        elif _is_found(x):
+        elif is_found(x):
             self.key.append(Same(x))
         else:  # made by a function of torch's or Python's, such as a decorator
             self.described.add(id(x))
@@ -263,7 +157,7 @@ class _Portrayal(Walk):
 
     def _globals(self, x: types.FunctionType, path: str) -> None:
         self._note(x.__code__)
-        if not _is_trusted_file(x.__code__.co_filename, x.__globals__.get("__name__")):
+        if not is_trusted_file(x.__code__.co_filename, x.__globals__.get("__name__")):
             self._looked_up(x.__code__, x.__globals__, path)
 
     def _looked_up(self, code: types.CodeType, names: dict[str, Any], path: str) -> None:
@@ -279,7 +173,7 @@ class _Portrayal(Walk):
                     self.visit(value, f"{path}:{name}")
 
     def _module_constants(self, module: types.ModuleType, names: tuple[str, ...]) -> None:
-        if _is_trusted_module(module.__name__) or (module.__name__, names) in self._modules:
+        if is_trusted_module(module.__name__) or (module.__name__, names) in self._modules:
             return
         self._modules.add((module.__name__, names))
         self.key.append(Same(module))
@@ -296,14 +190,14 @@ class _Portrayal(Walk):
 
     def _code_of(self, kind: type, path: str) -> None:
         for owner in kind.__mro__:
-            if id(owner) in self.described or _is_trusted_type(owner):
+            if id(owner) in self.described or is_trusted_type(owner):
                 continue
             self.described.add(id(owner))
             self._kept.append(owner)
             self.key.append(owner)
             self.key.append(owner.__bases__)
             self._module_file(owner.__module__)
-            if not _is_trusted_type(type(owner)):
+            if not is_trusted_type(type(owner)):
                 self._code_of(type(owner), path)
             for name, value in vars(owner).items():
                 if name in UNSEEN or (_is_dunder(name) and name != "__call__"):
@@ -319,14 +213,14 @@ class _Portrayal(Walk):
         self._file(code.co_filename)
 
     def _module_file(self, name: str | None) -> None:
-        if name is not None and not _is_trusted_module(name):
+        if name is not None and not is_trusted_module(name):
             file = getattr(sys.modules.get(name), "__file__", None)
             if file is not None:
                 self._file(file)
 
     def _file(self, name: str) -> None:
         """Let a change in the file be noticed: what reads it may do so in ways unseen here."""
-        if name in self._files or _is_trusted_file(name, None):
+        if name in self._files or is_trusted_file(name, None):
             return
         self._files.add(name)
         try:
@@ -377,7 +271,7 @@ class _Writing:
         elif x is Ellipsis:
             self._text(".", "")
         else:
-            raise _Unportable(kind.__name__)
+            raise Unportable(kind.__name__)
 
     def _alone(self, x: Any) -> bytes:
         writing = _Writing(self._described)
@@ -391,8 +285,8 @@ class _Writing:
     def _type(self, x: type) -> None:
         """By its name; one that cannot be found by it is one of those that were described."""
         if not self._again(x):
-            if id(x) not in self._described and not _is_trusted_type(x):
-                raise _Unportable(x.__qualname__)
+            if id(x) not in self._described and not is_trusted_type(x):
+                raise Unportable(x.__qualname__)
             self._text("T", x.__module__)
             self._text("q", x.__qualname__)
 
@@ -420,7 +314,7 @@ class _Writing:
             self._type(x)
         elif isinstance(x, types.ModuleType):
             if sys.modules.get(x.__name__) is not x:
-                raise _Unportable(x.__name__)
+                raise Unportable(x.__name__)
             self._text("M", x.__name__)
         elif x is Ellipsis or x is NotImplemented:
             self._text("S", repr(x))
@@ -441,13 +335,13 @@ class _Writing:
             if not self._again(x):
                 self._text("f", x.__qualname__)
         else:
-            module, name = _found_name(x)
+            module, name = found_name(x)
             self._text("N", module)
             self._text("q", name)
 
     def _all_plain(self, values: tuple[Any, ...]) -> None:
         if not all(type(value) in PLAIN for value in values):
-            raise _Unportable("slice")
+            raise Unportable("slice")
         self.put(values)
 
 
@@ -472,7 +366,7 @@ def _is_slot(x: Any) -> bool:
     return (
         hasattr(type(x), "__get__")
         and not isinstance(x, (types.FunctionType, types.BuiltinFunctionType, type))
-        and _is_trusted_type(type(x))
+        and is_trusted_type(type(x))
     )
 
 
@@ -503,166 +397,3 @@ def _imported(code: types.CodeType, name: str, names: dict[str, Any]) -> Iterato
         module = sys.modules.get(candidate)
         if module is not None:
             yield module
-
-
-# ---- What is the same as long as its version is.
-
-
-@cache
-def _python_s_folders() -> tuple[str, ...]:
-    """Of the standard library; by the name that its modules were loaded by, too."""
-    found = (
-        sysconfig.get_path("stdlib"),
-        sysconfig.get_path("platstdlib"),
-        Path(os.__file__).parent,
-    )
-    return tuple(_with_slash(folder) for folder in found)
-
-
-@cache
-def _trusted_folders() -> tuple[str, ...]:
-    """Of torch, NumPy, SciPy and the standard library; and of the compiler, which has a digest."""
-    files = [torch.__file__, np.__file__, __file__]
-    scipy = sys.modules.get("scipy")
-    if scipy is not None and scipy.__file__ is not None:
-        files.append(scipy.__file__)
-    return *(_with_slash(Path(file).parent) for file in files), *_python_s_folders()
-
-
-def _with_slash(folder: str | Path) -> str:
-    return str(folder).replace("\\", "/").rstrip("/") + "/"
-
-
-def _lies_in(file: str, folders: tuple[str, ...]) -> bool:
-    """Whether a file is of one of the folders; those of other packages may lie below Python's."""
-    return any(
-        file.startswith(folder)
-        and not file[len(folder) :].startswith(("site-packages/", "dist-packages/"))
-        for folder in folders
-    )
-
-
-@cache
-def _is_python_s_own(file: str) -> bool:
-    return file.startswith("<frozen ") or _lies_in(file.replace("\\", "/"), _python_s_folders())
-
-
-@cache
-def _is_trusted_file(name: str, module: str | None) -> bool:
-    """Whether code of the file ``name`` is; that of no file is as trusted as its module."""
-    if name.startswith("<frozen "):
-        return True
-    name = name.replace("\\", "/")
-    if name.startswith("<"):
-        return module is not None and _is_trusted_module(module)
-    return name == _STATE or _lies_in(name, _trusted_folders())
-
-
-_STATE = str(Path(pysemi.__file__).parent / "state.py").replace("\\", "/")
-
-
-@cache
-def _is_trusted_module(name: str) -> bool:
-    module = sys.modules.get(name)
-    if module is None or name == "__main__":
-        return False
-    file = getattr(module, "__file__", None)
-    if file is not None:
-        return _is_trusted_file(file, None)
-    return (
-        name in sys.builtin_module_names
-        or name.partition(".")[0] in ("torch", "numpy")  # made by their C++ code
-        or getattr(getattr(module, "__spec__", None), "origin", None) == "frozen"
-    )
-
-
-def _is_trusted_type(kind: type) -> bool:
-    known = _trusted_types.get(kind)
-    if known is None:
-        # Python has types of its own that no module shows, such as that of None.
-        named = not kind.__flags__ & MADE_AT_RUN_TIME or _is_found(kind)
-        known = named and _is_trusted_module(kind.__module__)
-        _trusted_types[kind] = known
-    return known
-
-
-_trusted_types: WeakKeyDictionary[type, bool] = WeakKeyDictionary()
-
-
-def _is_found(x: Any) -> bool:
-    try:
-        _found_name(x)
-    except _Unportable:
-        return False
-    return True
-
-
-def _found_name(x: Any) -> tuple[str, str]:
-    """Where a trusted object is found; whoever finds it there has the same one."""
-    module, name = getattr(x, "__module__", None), getattr(x, "__qualname__", None)
-    candidates: list[tuple[str | None, str | None]] = [(module, name)]
-    own = getattr(x, "__name__", None)
-    owner = getattr(x, "__objclass__", None) or getattr(x, "__self__", None)
-    if isinstance(owner, type):
-        candidates.append((owner.__module__, f"{owner.__qualname__}.{own}"))
-    candidates += [(module, own), ("builtins", name), ("torch", own), ("numpy", own)]
-    for place, path in candidates:
-        if not isinstance(place, str) or not isinstance(path, str) or not _is_trusted_module(place):
-            continue
-        first, _, rest = path.partition(".")
-        found = vars(sys.modules[place]).get(first)
-        for step in rest.split(".") if rest else ():
-            found = getattr(found, step, None)
-        if found is x:
-            return place, path
-    raise _Unportable(repr(x))
-
-
-# ---- What a trace depends on besides.
-
-
-def _is_usual() -> bool:
-    """Whether nothing stands between a function and torch that changes what is recorded."""
-    return not (
-        torch._C._len_torch_function_stack()
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch._C._get_tracing_state() is not None
-    )
-
-
-def _surroundings() -> tuple[Any, ...]:
-    backends = torch.backends
-    return (
-        FORMAT,
-        pysemi.__version__,
-        _compiler(),
-        *(torch.__version__[:], torch.version.git_version, np.__version__, sys.version),
-        str(getattr(sys.modules.get("scipy"), "__version__", "")),
-        *(sys.implementation.name, sys.byteorder, platform.machine()),
-        backends.cpu.get_cpu_capability(),
-        torch.get_default_dtype(),
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-        torch.is_inference_mode_enabled(),
-        torch.is_autocast_enabled("cpu"),
-        torch.get_autocast_dtype("cpu"),
-        torch.is_anomaly_enabled(),
-        torch.get_float32_matmul_precision(),
-        backends.mkldnn.is_available() and torch._C._get_mkldnn_enabled(),
-        backends.cuda.flash_sdp_enabled(),
-        backends.cuda.mem_efficient_sdp_enabled(),
-        backends.cuda.math_sdp_enabled(),
-        backends.mha.get_fastpath_enabled(),
-    )
-
-
-@cache
-def _compiler() -> bytes:
-    """A digest of the compiler's own source: who changes it does not change the version."""
-    own = Path(__file__).parent
-    digest = blake2b(digest_size=20)
-    for path in [*sorted(own.rglob("*.py")), own.parent / "state.py", own.parent / "kept.py"]:
-        content = path.read_bytes()
-        digest.update(f"{path.name} {len(content)}\n".encode() + content)
-    return digest.digest()

@@ -431,10 +431,10 @@ class TestNames:
         assert again(Scaled()).name == before.name
 
     def test_the_compiler_s_own_source_makes_a_difference(self, monkeypatch):
-        from pysemi.compiler import portrait
+        from pysemi.compiler import surroundings
 
         before = compile_(Scaled())
-        monkeypatch.setattr(portrait, "_compiler", lambda: b"another")
+        monkeypatch.setattr(surroundings, "_compiler", lambda: b"another")
         assert again(Scaled()).name != before.name
 
     def test_what_runs_in_place_of_torch_s_own_makes_a_difference(self, monkeypatch):
