@@ -98,6 +98,7 @@ class Home:
         self._inside = threading.Lock()  # held by whoever is in Julia
         self._guest: int | None = None  # the thread that is, where it is not the home thread
         self._gate: Gate | None = None
+        self._is_closed = False
         # A daemon, so that a program can end while Julia waits for work.
         self._thread = threading.Thread(target=self._live, name="pysemi-julia", daemon=True)
         self._thread.start()
@@ -152,6 +153,19 @@ class Home:
             finally:
                 self._guest = None
 
+    def close(self, timeout: float) -> bool:
+        """Let nobody in any more, for the end of the program.
+
+        The main thread is told so; other threads wait, and are not heard of any more.
+
+        Returns
+        -------
+        bool
+            False if somebody was inside for ``timeout`` seconds.
+        """
+        self._is_closed = True
+        return self._inside.acquire(timeout=timeout)
+
     def submit(self, job: Callable[[], T]) -> Future[T]:
         """Hand ``job`` over without waiting for it."""
         future: Future[T] = Future()
@@ -159,7 +173,9 @@ class Home:
         return future
 
     def check_process(self) -> None:
-        """Raise BackendUnavailableError in a process that was forked from Julia's."""
+        """Raise BackendUnavailableError in a process forked from Julia's, or at its end."""
+        if self._is_closed and threading.current_thread() is threading.main_thread():
+            raise BackendUnavailableError("Julia has ended with the program; solve before its end")
         if os.getpid() != self._process:
             raise BackendUnavailableError(
                 "Julia runs in the process that this one was forked from, and cannot run in both: "
@@ -243,6 +259,7 @@ class CallersHome(Home):
         self._process = os.getpid()
         self._thread = threading.main_thread()
         self._guest = None
+        self._is_closed = False
 
     @property
     def admits_caller(self) -> bool:
@@ -254,6 +271,11 @@ class CallersHome(Home):
         self.check_process()
         stop.look_for_signals()
         return job()
+
+    def close(self, timeout: float) -> bool:  # noqa: ARG002
+        """As there; nobody can be inside while the main thread is here."""
+        self._is_closed = True
+        return True
 
     def submit(self, job: Callable[[], T]) -> Future[T]:
         """Run ``job`` at once: there is nobody else to run it."""

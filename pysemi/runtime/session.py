@@ -6,6 +6,7 @@ variables that juliacall and PythonCall read are set here, each with its reason.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import logging
@@ -16,6 +17,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Hashable, Iterator
+from concurrent import futures
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -37,6 +39,9 @@ __all__ = ["Session", "julia_packages", "session", "started_session"]
 T = TypeVar("T")
 
 _log = logging.getLogger("pysemi")
+
+END_WAIT = 5.0
+"""Seconds that the end of a program waits for another thread's solve."""
 
 COMPILED_AFTER = 15.0
 """Seconds: where loading PySemi.jl takes longer, it was compiled."""
@@ -83,11 +88,25 @@ class _Start:
             self._interrupts_taken.set()
 
     def _let_interrupts_return(self) -> None:
+        atexit.register(self._end)
         # At once: the main thread may be busy, and what is pressed meanwhile would be lost.
         _set_signal_action(signal.SIGINT, self._signal_action)
         self._interrupts_taken.set()
         # What follows holds Python's lock for seconds, and nobody else could act meanwhile.
         self._interrupts_returned.wait(timeout=1)
+
+    def _end(self) -> None:
+        # juliacall's function for the end of a program, which was registered before and is called
+        # next, crashes or hangs while somebody is in Julia, be it to load packages.
+        try:
+            self.home.check_process()
+        except BackendUnavailableError:  # forked: it was seen to
+            return
+        while not self.outcome.done():
+            with contextlib.suppress(KeyboardInterrupt):
+                futures.wait([self.outcome])
+        if not self.home.close(END_WAIT):
+            _leave_julia_alone()
 
     def wait(self) -> _Running:
         """Wait for Julia; an interrupt ends the wait, not the start."""
@@ -248,15 +267,21 @@ def _begin_forked() -> None:
     global _starting
     # The thread that held it is not in this process, and nobody would ever let go of it.
     _starting = threading.Lock()
-    juliacall = sys.modules.get("juliacall")
-    library = getattr(juliacall, "CONFIG", {}).get("lib")
+    # Without Julia's threads it crashes.
+    library = _leave_julia_alone()
     if library is None:
         return
-    # What juliacall calls at the end of a program; without Julia's threads it crashes.
-    library.jl_atexit_hook = lambda _status: None
     # So does Julia's function by which Python lets go of Julia's values, also at the end.
-    for value in vars(juliacall).values():
+    for value in vars(sys.modules["juliacall"]).values():
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(value))
+
+
+def _leave_julia_alone() -> Any:
+    """Let juliacall call nothing at the end of the program; return Julia's library."""
+    library = getattr(sys.modules.get("juliacall"), "CONFIG", {}).get("lib")
+    if library is not None:
+        library.jl_atexit_hook = lambda _status: None
+    return library
 
 
 if hasattr(os, "register_at_fork"):

@@ -356,6 +356,69 @@ def test_ctrl_c_while_julia_starts_leaves_a_start_that_can_be_waited_for():
     assert out.split() == ["loading", "stopped", "usable"]
 
 
+@pytest.mark.parametrize("seconds", [0.0, 0.3, 0.8, 1.3])
+def test_a_program_may_end_while_julia_starts(seconds):
+    text = PREAMBLE + textwrap.dedent(
+        f"""
+        from pysemi.runtime import session
+
+        threading.Thread(target=session.session, daemon=True).start()
+        while session._begun is None or not session._begun._interrupts_taken.is_set():
+            time.sleep(0.005)
+        time.sleep({seconds})
+        """
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", text],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_a_program_may_end_while_another_thread_solves():
+    out = run(
+        """
+        from pysemi.runtime.session import session
+
+        gradient(Spiral())
+        threading.Thread(target=slow, daemon=True).start()
+        while session().home._inside.acquire(blocking=False):
+            session().home._inside.release()
+            time.sleep(0.001)
+        print("leaving")
+        """,
+        timeout=60,
+    )
+    assert out == "leaving\n"
+
+
+def test_a_solve_at_the_end_of_the_program_is_refused():
+    out = run(
+        """
+        import atexit
+        from pysemi.errors import BackendUnavailableError
+
+        def late():
+            try:
+                gradient(Spiral())
+            except BackendUnavailableError as error:
+                print(error)
+
+        atexit.register(late)
+        gradient(Spiral())
+        if (child := os.fork()) == 0:
+            sys.exit(0)
+        print(os.waitpid(child, 0)[1], flush=True)
+        """,
+        timeout=120,
+    )
+    assert out.splitlines()[-2:] == ["0", "Julia has ended with the program; solve before its end"]
+
+
 def test_julia_started_on_another_thread_leaves_ctrl_c_to_python():
     out = run(
         """
