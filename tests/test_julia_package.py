@@ -35,7 +35,7 @@ def run_julia_tests(julia, *files, **variables):
         env={**os.environ, **offline_environment(julia), **variables},
         capture_output=True,
         text=True,
-        timeout=1400,
+        timeout=2000,
     )
 
 
@@ -108,7 +108,7 @@ def flat(tensors, like, size, dtype):
 
 @pytest.mark.julia
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(2100)
 def test_the_julia_package_passes_its_tests(real_julia):
     done = run_julia_tests(real_julia)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

@@ -11,7 +11,7 @@ from torch import nn
 
 import pysemi
 from pysemi.backends.julia.bridge import forget_warnings
-from pysemi.compiler import compiled
+from pysemi.compiler import compiled, making
 from pysemi.compiler.graph import Graph
 from pysemi.errors import ArgumentError, BridgeWarning, CompileError
 from tests.backends.test_julia import gradients, spiral
@@ -134,12 +134,12 @@ def test_a_wrong_translation_is_found_before_it_is_used(monkeypatch):
 def test_what_only_the_discrete_adjoint_runs_is_checked_too(monkeypatch):
     compiled.forget_compilations()
     forget_warnings()
-    right = compiled.split
+    right = making.split
 
     def without_sums(graph, bars):
         return replace(right(graph, bars), gather=Graph())
 
-    monkeypatch.setattr(compiled, "split", without_sums)
+    monkeypatch.setattr(making, "split", without_sums)
     field, y0 = spiral()
     try:
         with pytest.warns(BridgeWarning, match="VJP with respect to parameter 0 differs"):

@@ -103,7 +103,8 @@ def gradient(batch):
     field = Field()
     y0 = torch.linspace(-1, 1, 3 * batch, dtype=torch.float64).view(batch, 3)
     t = torch.linspace(0, 1, 4, dtype=torch.float64)
-    where = dict(backend="julia", bridge="compiled")
+    # What needs nothing else: loading other adjoints takes long enough to compile the kernels.
+    where = dict(backend="julia", bridge="compiled", adjoint="discrete")
     y = pysemi.odeint_adjoint(field, y0, t, rtol=1e-9, atol=1e-9, **where)
     y.square().sum().backward()
     return torch.cat([p.grad.reshape(-1) for p in field.parameters()]).tolist()
@@ -227,7 +228,7 @@ class TestProcesses:
         with Solve() as solve:
             solve.found()
             until(lambda: list((cache / "kernels").rglob("compiled")), "nothing is being compiled")
-            time.sleep(3)
+            time.sleep(1)
             for pid in compilers(cache):
                 os.kill(pid, signal.SIGKILL)
             solve.end()
