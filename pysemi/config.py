@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -30,7 +31,9 @@ __all__ = [
     "config_file",
     "data_dir",
     "forget_julia",
+    "kept_folder",
     "read_julia",
+    "remove_kept",
     "write_julia",
 ]
 
@@ -219,6 +222,38 @@ def _expand_home(path: str, remedy: str) -> str:
     if expanded.startswith("~"):
         raise ConfigurationError(f"{path}: this user has no home folder; {remedy}")
     return expanded
+
+
+def kept_folder(name: str, variable: str) -> Path | None:
+    """The folder of that name in :func:`cache_dir`, which need not exist.
+
+    None where the environment's ``variable`` says "off", or there is no home folder: then
+    every process does without.
+    """
+    if os.environ.get(variable, "").lower() in ("off", "0", "no", "false"):
+        return None
+    try:
+        return cache_dir() / name
+    except ConfigurationError:
+        return None
+
+
+def remove_kept(folder: Path) -> None:
+    """Remove a :func:`kept_folder`, if it is there.
+
+    Raises
+    ------
+    ConfigurationError
+        If it cannot be removed.
+    """
+    if not folder.exists():
+        return
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{folder} cannot be removed: {error.strerror or error}; remove it by hand"
+        ) from error
 
 
 def _application_dir(

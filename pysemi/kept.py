@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
 from pysemi.atomic import replacing
-from pysemi.config import cache_dir
-from pysemi.errors import ConfigurationError
+from pysemi.config import kept_folder, remove_kept
 
 __all__ = [
     "COMPILATION_CACHE_VARIABLE",
@@ -44,12 +42,7 @@ FIRST_WORDS = "pysemi compilation"
 
 def folder() -> Path | None:
     """The folder that compilations are kept in, which need not exist; None where none are kept."""
-    if os.environ.get(COMPILATION_CACHE_VARIABLE, "").lower() in ("off", "0", "no", "false"):
-        return None
-    try:
-        return cache_dir() / "compilations"
-    except ConfigurationError:  # no home folder: then every process compiles for itself
-        return None
+    return kept_folder("compilations", COMPILATION_CACHE_VARIABLE)
 
 
 def read(name: str) -> str | None:
@@ -130,13 +123,8 @@ def clear_compilations() -> KeptCompilations | None:
         If it cannot be removed.
     """
     kept = kept_compilations()
-    if kept is not None and kept.folder.exists():
-        try:
-            shutil.rmtree(kept.folder)
-        except OSError as error:
-            raise ConfigurationError(
-                f"{kept.folder} cannot be removed: {error.strerror or error}; remove it by hand"
-            ) from error
+    if kept is not None:
+        remove_kept(kept.folder)
     return kept
 
 

@@ -9,7 +9,6 @@ ever waits for it, and what goes wrong with it costs no more than its use.
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import shutil
 import subprocess
@@ -19,8 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pysemi.config import cache_dir
-from pysemi.errors import ConfigurationError
+from pysemi.config import kept_folder, remove_kept
 
 __all__ = [
     "KEEP_AFTER",
@@ -42,12 +40,7 @@ for later takes some 15 seconds of another core."""
 
 def kernel_folder() -> Path | None:
     """The folder that kernels are kept in, which need not exist; None where none are kept."""
-    if os.environ.get(KERNEL_CACHE_VARIABLE, "").lower() in ("off", "0", "no", "false"):
-        return None
-    try:
-        return cache_dir() / "kernels"
-    except ConfigurationError:  # no home folder: then every process compiles its own
-        return None
+    return kept_folder("kernels", KERNEL_CACHE_VARIABLE)
 
 
 @dataclass(frozen=True)
@@ -94,13 +87,8 @@ def clear_kernels() -> KeptKernels | None:
         If it cannot be removed.
     """
     kept = kept_kernels()
-    if kept is not None and kept.folder.exists():
-        try:
-            shutil.rmtree(kept.folder)
-        except OSError as error:
-            raise ConfigurationError(
-                f"{kept.folder} cannot be removed: {error.strerror or error}; remove it by hand"
-            ) from error
+    if kept is not None:
+        remove_kept(kept.folder)
     return kept
 
 
