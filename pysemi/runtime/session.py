@@ -92,7 +92,7 @@ class _Start:
         # At once: the main thread may be busy, and what is pressed meanwhile would be lost.
         _set_signal_action(signal.SIGINT, self._signal_action)
         self._interrupts_taken.set()
-        # What follows holds Python's lock for seconds, and nobody else could act meanwhile.
+        # The main thread has its own way to take them back, and does so before packages load.
         self._interrupts_returned.wait(timeout=1)
 
     def _end(self) -> None:

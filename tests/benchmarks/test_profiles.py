@@ -45,11 +45,13 @@ def test_imports_are_timed_in_a_process_of_their_own(tmp_path):
     assert 0 < seconds < 30
 
 
-def test_nobody_waits_for_kernels_that_are_not_kept(tmp_path):
-    assert start.wait_for_kernels(tmp_path)  # for nothing
+def test_kernels_are_waited_for_until_they_are_compiled(tmp_path, monkeypatch):
+    monkeypatch.setattr(start, "COMPILED_WITHIN", 0.2)
+    assert start.wait_for_kernels(tmp_path)  # there are none
     package = tmp_path / "kernels" / "ab" / "PySemiKernels_1"
     package.mkdir(parents=True)
     (package / "Project.toml").touch()
+    assert not start.wait_for_kernels(tmp_path)
     image = tmp_path / "kernels" / "ab" / "compiled" / "v1.10" / "PySemiKernels_1" / "x.ji"
     image.parent.mkdir(parents=True)
     image.touch()

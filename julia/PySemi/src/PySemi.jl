@@ -2,8 +2,8 @@
 Solves neural differential equations that pysemi describes, forward and backward.
 
 A vector field comes as a tape of kernels (`tape.jl`) or as a function of Python's; the
-solvers are OrdinaryDiffEq's, and so are the adjoints' in PySemiAdjoints beside this package;
-Python calls through the C functions of `border.jl`.
+solvers are OrdinaryDiffEq's; SciMLSensitivity's adjoints are in PySemiAdjoints, beside this
+package; Python calls through the C functions of `border.jl`.
 """
 module PySemi
 
