@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -50,8 +50,9 @@ def solve(
         # Under inference_mode none could be made.
         with torch.no_grad():
             return backend.solve(problem, recordings)
+    task = _Task(backend, recordings, lambda: backend.solve_forward(problem, adjoint, recordings))
     outputs: tuple[Tensor, ...] = _AdjointSolve.apply(  # type: ignore[no-untyped-call]
-        backend, lambda: backend.solve_forward(problem, adjoint, recordings), recordings, *inputs
+        task, *inputs
     )
     return Solution(outputs[-1], outputs[0] if problem.event_fn is not None else None)
 
@@ -76,8 +77,9 @@ def interpolate(
     inputs = (problem.y0, t, *adjoint.params)
     if not _wants_graph(inputs):
         return backend.interpolate(solution, t).y
+    task = _Task(backend, recordings, lambda: backend.interpolate(solution, t))
     outputs: tuple[Tensor, ...] = _AdjointSolve.apply(  # type: ignore[no-untyped-call]
-        backend, lambda: backend.interpolate(solution, t), recordings, *inputs
+        task, *inputs
     )
     return outputs[-1]
 
@@ -86,22 +88,24 @@ def _wants_graph(inputs: Sequence[Tensor]) -> bool:
     return torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
 
 
+class _Task(NamedTuple):
+    """What an autograd function is to do; one object, since torch looks at each argument."""
+
+    backend: Backend
+    recordings: Sequence[Recording]
+    solve: Callable[[], Solution]
+
+
 class _AdjointSolve(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        backend: Backend,
-        make: Callable[[], Solution],
-        recordings: Sequence[Recording],
-        *inputs: Tensor,
-    ) -> tuple[Tensor, ...]:
-        solution = make()
-        ctx.backend = backend
-        ctx.recordings = recordings
+    def forward(ctx: Any, task: _Task, *inputs: Tensor) -> tuple[Tensor, ...]:
+        solution = task.solve()
+        ctx.backend = task.backend
+        ctx.recordings = task.recordings
         ctx.solution = solution
         # Saved so that autograd notices a graph used twice or a tensor changed
         # in place between forward and backward, and says so in its own words.
-        outputs = tuple(output.detach() for output in solution.outputs)
+        outputs = tuple([output.detach() for output in solution.outputs])
         ctx.save_for_backward(*inputs, *outputs)
         # Not the solution's own tensors: an output that its node refers to would be
         # a cycle, and keep the graph alive until the garbage collector comes.
@@ -116,7 +120,7 @@ class _AdjointSolve(torch.autograd.Function):
         found = (gradients.y0, gradients.t, *gradients.params)
         if torch.is_grad_enabled():  # only under create_graph=True
             found = _refuse_further_gradients(found)
-        return (None, None, None, *found)
+        return (None, *found)
 
 
 def _refuse_further_gradients(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:

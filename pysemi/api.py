@@ -17,6 +17,7 @@ from pysemi.backends import Backend, choose_backend
 from pysemi.dense import DenseSolution
 from pysemi.errors import ArgumentError
 from pysemi.problem import Adjoint, EventFunction, Problem, VectorField, pose, pose_adjoint
+from pysemi.recall import question, recall, remember
 from pysemi.state import State, Tolerance
 from pysemi.stats import open_recordings
 
@@ -107,6 +108,11 @@ def odeint(
     >>> pysemi.odeint(lambda t, y: -y, torch.ones((), dtype=torch.float64), t)
     tensor([1.0000, 0.6065, 0.3679], dtype=torch.float64)
     """
+    arguments = ("odeint", rtol, atol, method, event_fn, bridge, verify, batch)
+    asked = question(y0, t, backend, arguments, options)
+    known = recall(func, asked)
+    if known is not None:
+        return _solve(known.form.problem(func, y0, t), known.backend, known.adjoint)
     problem = pose(
         func,
         y0,
@@ -118,7 +124,9 @@ def odeint(
         event_fn=event_fn,
         batch=batch,
     )
-    return _solve(problem, *choose_backend(backend, problem, None, bridge, verify))
+    chosen, accepted = choose_backend(backend, problem, None, bridge, verify)
+    problem = remember(func, asked, problem, chosen, accepted)
+    return _solve(problem, chosen, accepted)
 
 
 def odeint_adjoint(
@@ -191,6 +199,13 @@ def odeint_adjoint(
     ...     lambda t, y: func(y), y0, t, adjoint_params=tuple(func.parameters()),
     ...     adjoint_options=dict(norm="seminorm"))  # doctest: +SKIP
     """
+    params = None if adjoint_params is None else tuple(adjoint_params)
+    arguments = ("odeint_adjoint", rtol, atol, method, event_fn, bridge, verify, batch)
+    of_adjoint = (adjoint, adjoint_rtol, adjoint_atol, adjoint_method)
+    asked = question(y0, t, backend, arguments + of_adjoint, options, adjoint_options, params)
+    known = recall(func, asked)
+    if known is not None:
+        return _solve(known.form.problem(func, y0, t), known.backend, known.adjoint)
     problem = pose(
         func,
         y0,
@@ -210,10 +225,12 @@ def odeint_adjoint(
         adjoint_atol=adjoint_atol,
         adjoint_method=adjoint_method,
         adjoint_options=adjoint_options,
-        adjoint_params=adjoint_params,
+        adjoint_params=params,
         adjoint=adjoint,
     )
-    return _solve(problem, *choose_backend(backend, problem, backward, bridge, verify))
+    chosen, accepted = choose_backend(backend, problem, backward, bridge, verify)
+    problem = remember(func, asked, problem, chosen, accepted, params)
+    return _solve(problem, chosen, accepted)
 
 
 def odeint_dense(

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import islice, pairwise
 from numbers import Real
+from operator import gt, lt
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -28,7 +29,9 @@ __all__ = [
     "DEFAULT_MAX_NUM_STEPS",
     "Adjoint",
     "EventFunction",
+    "Form",
     "Problem",
+    "Recurring",
     "SolverSettings",
     "VectorField",
     "pose",
@@ -81,6 +84,19 @@ class SolverSettings:
     max_num_steps: int | None
 
 
+@dataclass
+class Recurring:
+    """What is worth keeping of a problem for those that differ in the values of tensors alone.
+
+    Attributes
+    ----------
+    prepared : object
+        Whatever the backend has made ready for them; None until it has.
+    """
+
+    prepared: Any = None
+
+
 @dataclass(frozen=True)
 class Problem:
     """An initial value problem that passed every check.
@@ -103,6 +119,8 @@ class Problem:
         How many independent ones there are; None for one state.
     number : int or None
         Which of some trajectories this one is.
+    recurring : Recurring or None
+        Shared with other problems that differ from this one in the values of tensors alone.
     """
 
     func: VectorField
@@ -113,6 +131,7 @@ class Problem:
     event_fn: EventFunction | None
     trajectories: int | None = None
     number: int | None = None
+    recurring: Recurring | None = None
 
     def trajectory(self, number: int) -> Problem:
         """One of the independent trajectories, as a problem of its own."""
@@ -122,6 +141,7 @@ class Problem:
             t=self.t if self.t.ndim == 1 else self.t[number],
             trajectories=None,
             number=number,
+            recurring=None,
         )
 
     @property
@@ -129,12 +149,54 @@ class Problem:
         """A single state: the first trajectory, or the problem itself."""
         return self if self.trajectories is None else self.trajectory(0)
 
+    @property
+    def hollow(self) -> Problem:
+        """The problem without its vector field and all values: what holds it holds nothing else."""
+        y0, t = (torch.empty_like(x, device="meta").detach() for x in (self.y0, self.t))
+        return replace(self, func=_no_field, y0=y0, t=t, recurring=None)
+
     def as_user_has_it(self, y: Tensor) -> Any:
         """The state at the observation times, ``(T, *flat)`` or ``(T, B, *flat)``, unflattened."""
         if self.trajectories is None:
             return self.layout.unflatten(y)
         parts = tuple(part.squeeze(2) for part in self.layout.components(y))
         return parts if self.layout.is_tuple else parts[0]
+
+
+def _no_field(_t: Tensor, _y: Any) -> Any:
+    raise AssertionError("a hollow problem was to be solved")
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the problems share that a training step poses again and again.
+
+    Attributes
+    ----------
+    layout, settings, trajectories
+        As in :class:`Problem`.
+    recurring : Recurring
+    """
+
+    layout: StateLayout
+    settings: SolverSettings
+    trajectories: int | None
+    recurring: Recurring
+
+    def problem(self, func: VectorField, y0: State, t: Tensor) -> Problem:
+        """Pose one of them: a state of the layout's shapes, whose times need to be checked.
+
+        Raises
+        ------
+        ArgumentError
+            For times as :func:`pose` refuses them.
+        """
+        _check_times(t, self.trajectories)
+        layout = self.layout
+        flat = layout.flatten(y0) if self.trajectories is None else layout.flatten_each(y0)
+        return Problem(
+            func, flat, t, layout, self.settings, None, self.trajectories, None, self.recurring
+        )
 
 
 @dataclass(frozen=True)
@@ -306,6 +368,8 @@ def _trajectories(batch: str, y0: State, event_fn: EventFunction | None) -> int 
 
 
 def _check_times(t: Any, trajectories: int | None) -> None:
+    if type(t) is Tensor and t.ndim == 1 and t.is_floating_point() and _is_monotonic(t.tolist()):
+        return  # what follows finds out what is wrong, or takes longer
     if not isinstance(t, Tensor):
         raise ArgumentError("t", f"{describe(t)} is no tensor; give torch.tensor([...])")
     if not t.is_floating_point():
@@ -318,6 +382,14 @@ def _check_times(t: Any, trajectories: int | None) -> None:
         or_rows = "" if trajectories is None else f", or one of shape ({trajectories}, T)"
         raise ArgumentError("t", f"has shape {tuple(t.shape)}; give a 1-d tensor of times{or_rows}")
     _check_monotonic("t", t.detach().tolist())
+
+
+def _is_monotonic(times: Sequence[float]) -> bool:
+    """Whether there are some, one after the other, which numbers that are not finite cannot be."""
+    if not times or not -math.inf < times[0] < math.inf or not -math.inf < times[-1] < math.inf:
+        return False
+    later = islice(times, 1, None)
+    return all(map(gt if times[-1] > times[0] else lt, later, times))
 
 
 def _check_monotonic(name: str, times: Sequence[float]) -> None:

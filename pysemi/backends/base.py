@@ -63,6 +63,9 @@ class Backend(ABC):
     solves_batches: ClassVar[bool] = False
     """Whether it takes problems of independent trajectories; else it gets them one by one."""
 
+    prepares: ClassVar[bool] = False
+    """Whether it keeps in :class:`~pysemi.problem.Recurring` what later problems can use."""
+
     @abstractmethod
     def accept(self, problem: Problem, adjoint: Adjoint | None, bridge: str) -> Adjoint | None:
         """Return the adjoint that gradients come from, or refuse what cannot be solved.

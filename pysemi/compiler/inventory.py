@@ -22,10 +22,12 @@ from torch import Tensor, nn
 from pysemi.compiler.untranslatable import Untranslatable
 
 __all__ = [
+    "BOOKKEEPING",
     "PLAIN",
     "Inventory",
     "Same",
     "Walk",
+    "is_quiet",
     "looked_up",
     "slots",
     "take_inventory",
@@ -171,7 +173,7 @@ class Walk:
         self._code_of(type(x), path)
         for name, value in vars(x).items():
             # Most of a module's own bookkeeping is empty, and says nothing then.
-            if name in _UNREAD or (name in _BOOKKEEPING and not value):
+            if name in _UNREAD or (name in BOOKKEEPING and not value):
                 continue
             self.key.append(name)
             inner = path if name in ("_parameters", "_buffers", "_modules") else f"{path}.{name}"
@@ -190,7 +192,7 @@ class Walk:
             self.visit(value, f"{path}.{name}" if isinstance(name, str) else f"{path}[{name!r}]")
 
     def _function(self, x: types.FunctionType, path: str) -> None:
-        if _is_quiet(x.__module__):
+        if is_quiet(x.__module__):
             # Many of torch's share the code of a decorator, and differ in what it encloses.
             self.key.append(Same(x) if x.__closure__ else x.__code__)
         else:
@@ -226,7 +228,7 @@ class Walk:
 
     def _module_constants(self, module: types.ModuleType, names: tuple[str, ...]) -> None:
         """Values of ``module`` that the code may read as ``module.name``."""
-        if _is_quiet(module.__name__):
+        if is_quiet(module.__name__):
             return
         for name in names:
             value = vars(module).get(name)
@@ -259,7 +261,7 @@ class Walk:
     def _code_of(self, kind: type, path: str) -> None:
         """The user's own classes: their methods' code, what that names, and class attributes."""
         for owner in kind.__mro__:
-            if _is_quiet(owner.__module__) or id(owner) in self._seen:
+            if is_quiet(owner.__module__) or id(owner) in self._seen:
                 continue
             self._seen[id(owner)] = len(self._seen)
             self._kept.append(owner)
@@ -297,14 +299,15 @@ def _way_to_visit(kind: Hashable) -> str:
 _UNREAD = frozenset({"_version", "_is_full_backward_hook", "_non_persistent_buffers_set"})
 """Attributes of every module that its forward does not depend on."""
 
-_BOOKKEEPING = frozenset(
+BOOKKEEPING = frozenset(
     name for name, value in vars(nn.Module()).items() if isinstance(value, (dict, set))
 )
 """Attributes of every module that say nothing where they are empty."""
 
 
 @cache
-def _is_quiet(module: str | None) -> bool:
+def is_quiet(module: str | None) -> bool:
+    """Whether what is defined in ``module`` is taken to be constant."""
     return module is None or module.partition(".")[0] in QUIET_PACKAGES
 
 

@@ -46,6 +46,8 @@ class Status(IntEnum):
     UNKNOWN_ALGORITHM = 7
     EVENT_IS_NAN = 8
     NOT_DISCRETE = 9
+    RESULT_NOT_FINITE = 10
+    COTANGENT_NOT_FINITE = 11
 
 
 class Level(IntEnum):
@@ -226,7 +228,8 @@ class Border:
 
     def call(self, name: str, *arguments: Any) -> Status:
         """Call one function."""
-        return Status(self._functions[name](*arguments))
+        code = self._functions[name](*arguments)
+        return Status(code) if code else Status.SUCCESS  # the enumeration takes its time
 
     def message(self) -> str:
         """Julia's words for the last failure, or what else a call's status does not say."""

@@ -132,7 +132,7 @@ class Home:
     def admits_caller(self) -> bool:
         """Whether :meth:`run_here` may be called now, on this thread."""
         # No other threads: Julia keeps something of each that ever entered.
-        return self._gate is not None and threading.current_thread() is threading.main_thread()
+        return self._gate is not None and threading.get_ident() == threading.main_thread().ident
 
     def run_here(self, job: Callable[[], T], stop: StopFlag) -> T:
         """Run ``job`` on the calling thread, which :attr:`admits_caller` was true of.

@@ -145,6 +145,8 @@ class Session:
         self._released: list[int] = []
         self._solved: set[Hashable] = set()
         self._blas_threads = 0
+        told = os.environ.get("PYSEMI_BLAS_THREADS", "")
+        self._blas_threads_told = int(told) if told.isdecimal() else 0
         self.library, self._border, self._kernels = start.wait()
         self._start = start
         self.home.run(self._open_home)
@@ -196,7 +198,8 @@ class Session:
             self.home.run(lambda: self._use_threads(threads))
 
         def here() -> T:
-            self._release_waiting()
+            if self._released:
+                self._release_waiting()
             return job(self._border)
 
         return self.home.run_here(here, stop)
@@ -251,10 +254,8 @@ class Session:
             self.library.text(f"PySemi.BLAS.set_num_threads({threads})")
             self._blas_threads = threads
 
-    @staticmethod
-    def _blas_threads_for(threads: int) -> int:
-        told = os.environ.get("PYSEMI_BLAS_THREADS", "")
-        return int(told) if told.isdecimal() and int(told) else threads
+    def _blas_threads_for(self, threads: int) -> int:
+        return self._blas_threads_told or threads
 
 
 _session: Session | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -14,42 +13,27 @@ from torch import Tensor
 
 from pysemi.backends.base import Backend, Gradients, Solution
 from pysemi.backends.julia.acceptance import check_adjoint, check_problem
-from pysemi.backends.julia.call import (
-    call_interpolation,
-    call_solves,
-    raise_failure,
-    solve_failure,
-)
-from pysemi.backends.julia.discrete import checkpoints, discrete_adjoint
-from pysemi.backends.julia.events import prepare_event
-from pysemi.backends.julia.fields import Binding
+from pysemi.backends.julia.call import call_interpolation, raise_failure
+from pysemi.backends.julia.discrete import discrete_adjoint
 from pysemi.backends.julia.gradients import (
-    all_finite,
     by_time,
     by_trajectory,
     gradients,
+    plain,
     start_in_one,
 )
-from pysemi.backends.julia.preparation import prepare_fields
-from pysemi.backends.julia.settings import adjoint_settings, forward_settings
-from pysemi.errors import ArgumentError, NonFiniteStateError
+from pysemi.backends.julia.preparation import Prepared, prepare
+from pysemi.errors import ArgumentError
 from pysemi.kept import kept_compilations
 from pysemi.norms import StateNorm
 from pysemi.problem import Adjoint, Problem
-from pysemi.runtime.border import CBackward, CForward, repeated
+from pysemi.runtime.border import Status
 from pysemi.runtime.home import StopFlag
 from pysemi.runtime.session import Session, session
 from pysemi.stats import Recording, publish
 from pysemi.warn import warn_caller
 
 __all__ = ["JuliaBackend"]
-
-ADJOINTS = {"backsolve": 0, "gauss": 1, "discrete": 2, "interpolating": 3, "quadrature": 4}
-"""By their numbers in Julia."""
-
-KEPT = {"backsolve": 1, "interpolating": 2, "gauss": 2, "quadrature": 2, "discrete": 3}
-"""What a forward solve leaves for them: the states at the observation times, the whole
-solution, or its steps."""
 
 
 class JuliaBackend(Backend):
@@ -60,6 +44,7 @@ class JuliaBackend(Backend):
 
     name: ClassVar[str] = "julia"
     solves_batches: ClassVar[bool] = True
+    prepares: ClassVar[bool] = True
 
     def __init__(self, bridge: str = "auto", verify: str = "first") -> None:
         self._bridge = bridge
@@ -97,12 +82,15 @@ class JuliaBackend(Backend):
         """Solve forward, and keep the steps in Julia; they are made again where one is needed."""
         kept = adjoint or Adjoint("discrete", problem.settings, ())
         with torch.no_grad():
-            return self._forward(problem, kept, recordings)
+            solution = self._forward(problem, kept, recordings)
+        solution.memory.versions = solution.memory.prepared.versions
+        return solution
 
     def interpolate(self, solution: Solution, t: Tensor) -> Solution:
         """The states at other times within a solve that keeps its steps."""
         memory: _Memory = solution.memory
-        if memory.kept.versions != memory.bindings[0].versions:
+        prepared = memory.prepared
+        if memory.versions != prepared.versions:
             raise ArgumentError(
                 "t",
                 "a tensor that func reads was changed after the solve, whose steps would be others "
@@ -110,12 +98,9 @@ class JuliaBackend(Backend):
             )
         times = t.detach().to(device="cpu", dtype=torch.float64).contiguous()
         y = torch.empty((len(times), *memory.problem.y0.shape), dtype=memory.problem.y0.dtype)
-        outcome = call_interpolation(
-            memory.session, memory.bindings[0], memory.numbers[0], times, y, StopFlag()
-        )
-        raise_failure(
-            outcome, "forward", forward_settings(memory.problem), memory.problem, memory.bindings
-        )
+        outcome = call_interpolation(prepared.forward, memory.numbers[0], times, y, StopFlag())
+        if outcome.failure is not None:
+            raise_failure(outcome, "forward", prepared.forward, memory.problem)
         return Solution(y, memory=memory.at(replace(memory.problem, t=t)))
 
     def solve_backward(
@@ -123,56 +108,51 @@ class JuliaBackend(Backend):
     ) -> Gradients:
         """Solve the adjoint of the forward solve that ``solution`` came from."""
         memory: _Memory = solution.memory
-        problem, adjoint = memory.problem, memory.adjoint
+        problem, adjoint, prepared = memory.problem, memory.prepared.adjoint, memory.prepared
+        assert adjoint is not None
         # An event's time has its gradient from pysemi.odeint_event, as in torchdiffeq.
-        dense = by_trajectory(problem, cotangents[-1].detach()).to(problem.y0.dtype).contiguous()
+        dense = plain(by_trajectory(problem, cotangents[-1]), problem.y0.dtype)
         y_bar = torch.empty_like(problem.y0, memory_format=torch.contiguous_format)
-        packed = memory.bindings[0].field.packed
-        params_bar = torch.empty(packed, dtype=problem.y0.dtype)
-        if not all_finite(dense):
-            # As a gradient scaler may send, to see it come through; no step could be taken.
-            y_bar.fill_(torch.nan)
-            params_bar.fill_(torch.nan)
-            return gradients(problem, adjoint, solution, dense, y_bar, params_bar)
-        settings = adjoint_settings(problem.one, adjoint, packed)
+        params_bar = torch.empty(prepared.packed, dtype=problem.y0.dtype)
+        direction = prepared.backward()
         times, observed = None, dense
         if memory.is_interpolated:
             times = problem.t.detach().to(device="cpu", dtype=torch.float64).contiguous()
             observed = start_in_one(times, dense)
         stop = StopFlag()
-        request = CBackward(
-            solution=memory.numbers[0],
-            settings=settings.c,
-            adjoint=ADJOINTS[adjoint.name],
-            times=None if times is None else times.data_ptr(),
-            ntimes=0 if times is None else len(times),
-            cotangents=observed.data_ptr(),
-            y_bar=y_bar.data_ptr(),
-            params_bar=params_bar.data_ptr(),
-            recording=int(bool(recordings)),
-            stop=stop.address,
-        )
-        each: dict[str, NDArray[np.int64]] = {}
-        if problem.trajectories is not None:
+        members = {
+            "solution": memory.numbers[0],
+            "times": None if times is None else times.data_ptr(),
+            "ntimes": 0 if times is None else len(times),
+            "cotangents": observed.data_ptr(),
+            "y_bar": y_bar.data_ptr(),
+            "params_bar": params_bar.data_ptr(),
+            "recording": int(bool(recordings)),
+            "stop": stop.address,
+        }
+        if problem.trajectories is None:
+            outcome = direction.solve(members, stop)
+        else:
             each = {
                 "solution": np.asarray(memory.numbers),
                 "cotangents": _rows(observed),
                 "y_bar": _rows(y_bar),
             }
-        requests = repeated(request, problem.trajectories or 1, each)
-        bindings = memory.bindings[:1] if settings.calls_python else memory.bindings
-        outcome = call_solves(memory.session, "backward", requests, bindings, (), settings, stop)
-        raise_failure(outcome, "backward", settings, problem, bindings)
-        if not (all_finite(y_bar) and all_finite(params_bar)):
-            raise solve_failure(
-                NonFiniteStateError, outcome, _first_non_finite(problem, y_bar), "backward", problem
-            )
-        if outcome.reports[0].implicit and adjoint.params:
-            _warn_of_inaccurate(adjoint, settings.algorithm)
-        for stats in outcome.stats(
-            "backward", bindings[0], settings, adjoint.settings.norm.name, adjoint.name, problem
-        ):
-            publish(stats, recordings)
+            outcome = direction.solve(members, stop, problem.trajectories, each)
+        failure = outcome.failure
+        if failure is not None:
+            if failure[0] is not Status.COTANGENT_NOT_FINITE:
+                raise_failure(outcome, "backward", direction, problem)
+            # As a gradient scaler may send, to see it come through; no step could be taken.
+            y_bar.fill_(torch.nan)
+            params_bar.fill_(torch.nan)
+        elif outcome.reports[0].implicit and adjoint.params:
+            _warn_of_inaccurate(adjoint, direction.settings.algorithm)
+        if recordings and failure is None:
+            for stats in outcome.stats(
+                "backward", direction, adjoint.settings.norm.name, adjoint.name, problem
+            ):
+                publish(stats, recordings)
         return gradients(problem, adjoint, solution, dense, y_bar, params_bar)
 
     def _forward(
@@ -181,70 +161,57 @@ class JuliaBackend(Backend):
         adjoint: Adjoint | None,
         recordings: Sequence[Recording],
     ) -> Solution:
-        running = session(meanwhile=_warm_up)
-        bindings, compile_seconds = prepare_fields(
-            running, problem, adjoint, self._bridge, self._verify
-        )
-        count = problem.trajectories or 1
-        y0 = problem.y0.detach().contiguous()
+        prepared, compile_seconds = self._prepared(problem, adjoint)
+        direction = prepared.forward
+        y0 = plain(problem.y0, problem.y0.dtype)
         times = problem.t.detach().to(device="cpu", dtype=torch.float64).contiguous()
-        y = torch.empty((count, times.shape[-1], *problem.one.y0.shape), dtype=y0.dtype)
-        settings = forward_settings(problem.one)
-        event = None
-        if problem.event_fn is not None:
-            event, seconds = prepare_event(
-                running, problem, problem.event_fn, self._bridge, self._verify
-            )
-            compile_seconds += seconds
+        y = torch.empty(prepared.shape_at(times), dtype=y0.dtype)
         stop = StopFlag()
-        request = CForward(
-            settings=settings.c,
-            times=times.data_ptr(),
-            ntimes=times.shape[-1],
-            y0=y0.data_ptr(),
-            y=y.data_ptr(),
-            keep=0 if adjoint is None else KEPT[adjoint.name],
-            checkpoints=checkpoints(problem),
-            recording=int(bool(recordings)),
-            stop=stop.address,
-            event=None if event is None else event.address,
-            event_field=0 if event is None else event.number,
-        )
-        each: dict[str, NDArray[np.int64]] = {}
-        if problem.trajectories is not None:
+        members = {
+            "times": times.data_ptr(),
+            "ntimes": times.shape[-1],
+            "y0": y0.data_ptr(),
+            "y": y.data_ptr(),
+            "recording": int(bool(recordings)),
+            "stop": stop.address,
+        }
+        if problem.trajectories is None:
+            outcome = direction.solve(members, stop)
+        else:
             each = {"y0": _rows(y0), "y": _rows(y)}
             if times.ndim == 2:
                 each["times"] = _rows(times)
-        requests = repeated(request, count, each)
-        if settings.calls_python:
-            bindings = bindings[:1]
-        events = () if event is None else (event,)
-        outcome = call_solves(running, "forward", requests, bindings, events, settings, stop)
+            outcome = direction.solve(members, stop, problem.trajectories, each)
         memory = None
         if adjoint is not None:
-            kept = _Kept(running, outcome.solutions, bindings[0])
-            memory = _Memory(running, problem, adjoint, bindings, kept)
+            memory = _Memory(problem, prepared, _Kept(prepared.session, outcome.solutions))
+        event = prepared.event
         if event is not None and event.error is not None:
             raise event.error
-        raise_failure(outcome, "forward", settings, problem, bindings)
-        if not all_finite(y):
-            raise solve_failure(
-                NonFiniteStateError, outcome, _first_non_finite(problem, y), "forward", problem
-            )
-        for stats in outcome.stats(
-            "forward",
-            bindings[0],
-            settings,
-            problem.settings.norm.name,
-            None,
-            problem,
-            compile_seconds,
-        ):
-            publish(stats, recordings)
+        if outcome.failure is not None:
+            raise_failure(outcome, "forward", direction, problem)
+        if recordings:
+            for stats in outcome.stats(
+                "forward", direction, problem.settings.norm.name, None, problem, compile_seconds
+            ):
+                publish(stats, recordings)
         event_t = None
         if event is not None:
             event_t = torch.tensor(outcome.reports[0].event_time, dtype=problem.t.dtype)
         return Solution(by_time(problem, y), event_t, memory=memory)
+
+    def _prepared(self, problem: Problem, adjoint: Adjoint | None) -> tuple[Prepared, float]:
+        """What is ready for problems like this one, or is made ready now, in so many seconds."""
+        recurring = problem.recurring
+        if recurring is not None:
+            known: Prepared | None = recurring.prepared
+            if known is not None and known.adjoint is adjoint:
+                return known, 0.0
+        running = session(meanwhile=_warm_up)
+        made, seconds = prepare(running, problem, adjoint, self._bridge, self._verify)
+        if recurring is not None and self._verify != "always" and made.is_lasting:
+            recurring.prepared = made
+        return made, seconds
 
 
 def _warm_up() -> None:
@@ -262,10 +229,12 @@ def _warm_up() -> None:
 class _Kept:
     """Forward solves that Julia keeps; let go of with this object."""
 
-    def __init__(self, running: Session, numbers: Sequence[int], binding: Binding) -> None:
+    def __init__(self, running: Session, numbers: Sequence[int]) -> None:
         self.numbers = numbers
-        self.versions = binding.versions
-        weakref.finalize(self, running.release, *numbers)
+        self._running = running
+
+    def __del__(self) -> None:
+        self._running.release(*self.numbers)
 
 
 @dataclass
@@ -276,15 +245,16 @@ class _Memory:
     ----------
     problem : Problem
         Its times are those that cotangents belong to.
+    versions : sequence of (int or None)
+        Of the tensors that the vector field reads, where the solution is asked for other times.
     is_interpolated : bool
-        Whether these are others than the forward solve's.
+        Whether the problem's times are others than the forward solve's.
     """
 
-    session: Session
     problem: Problem
-    adjoint: Adjoint
-    bindings: Sequence[Binding]
+    prepared: Prepared
     kept: _Kept
+    versions: Sequence[int | None] = ()
     is_interpolated: bool = False
 
     @property
@@ -325,11 +295,3 @@ def _warn_of_inaccurate(adjoint: Adjoint, algorithm: str) -> None:
 def _rows(x: Tensor) -> NDArray[np.int64]:
     """Addresses of the entries along the first dimension of a contiguous tensor."""
     return x.data_ptr() + np.arange(len(x)) * (x.numel() // len(x) * x.itemsize)
-
-
-def _first_non_finite(problem: Problem, x: Tensor) -> int:
-    """Of the trajectories along the first dimension of ``x``; 0 where it tells nothing."""
-    if problem.trajectories is None:
-        return 0
-    wrong = ~torch.isfinite(x).reshape(problem.trajectories, -1).all(dim=1)
-    return int(wrong.to(torch.int8).argmax())

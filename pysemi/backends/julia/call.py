@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +23,19 @@ from pysemi.errors import (
 )
 from pysemi.methods import EXPLICIT_ALGORITHMS
 from pysemi.problem import Problem
-from pysemi.runtime.border import Border, CForward, CReport, Status
+from pysemi.runtime.border import (
+    Border,
+    CBackward,
+    CForward,
+    CReport,
+    Status,
+    repeated,
+)
 from pysemi.runtime.home import StopFlag
 from pysemi.runtime.session import Session
 from pysemi.stats import SolveStats
 
-__all__ = ["Outcome", "call_solves", "raise_failure", "solve_failure"]
+__all__ = ["Direction", "Outcome", "call_interpolation", "raise_failure"]
 
 _NON_FINITE = "the state became NaN or infinite; take smaller steps, or look for overflow in func"
 
@@ -39,43 +46,33 @@ class Outcome:
 
     Attributes
     ----------
-    status : Status
-        Of the call; each report has one of its own.
     message : str
+        Julia's words, where it failed.
     reports : sequence of CReport
         One for each solve.
     times : list
         Of each solve's evaluations, steps, steps' sizes and rejections; none if not recorded.
     stop : StopFlag
         What ended the solves early, if anything did.
+    failure : (Status, int) or None
+        How the first of those that failed did, and which it is.
     """
 
-    status: Status
     message: str
     reports: Sequence[CReport]
-    times: list[tuple[NDArray[np.float64], ...]]
+    times: Sequence[tuple[NDArray[np.float64], ...]]
     stop: StopFlag
+    failure: tuple[Status, int] | None
 
     @property
     def solutions(self) -> list[int]:
         """Numbers of those that Julia keeps."""
         return [report.solution for report in self.reports if report.solution]
 
-    @property
-    def failure(self) -> tuple[Status, int] | None:
-        """How the first of those that failed did, and which it is."""
-        if self.status is not Status.SUCCESS:
-            return self.status, 0
-        for index, report in enumerate(self.reports):
-            if report.status:
-                return Status(report.status), index
-        return None
-
     def stats(
         self,
-        direction: Any,
-        binding: Binding,
-        settings: JuliaSettings,
+        name: Any,
+        direction: Direction,
         norm: str,
         adjoint: str | None,
         problem: Problem,
@@ -86,10 +83,10 @@ class Outcome:
             report = self.reports[index]
             evaluations, steps, sizes, rejections = times
             yield SolveStats(
-                direction=direction,
+                direction=name,
                 backend="julia",
-                bridge=binding.field.bridge,
-                method=settings.algorithm,
+                bridge=direction.bindings[0].field.bridge,
+                method=direction.settings.algorithm,
                 norm=norm,
                 adjoint=adjoint,
                 nfe=report.nf,
@@ -107,51 +104,111 @@ class Outcome:
             compile_seconds = 0.0  # spent once
 
 
-def call_solves(
-    running: Session,
-    name: str,
-    requests: ctypes.Array[Any],
-    bindings: Sequence[Binding],
-    events: Sequence[JuliaEvent],
-    settings: JuliaSettings,
-    stop: StopFlag,
-) -> Outcome:
-    """Solve "forward" or "backward", a problem for each request, by fields that are all alike."""
-    count = len(requests)
-    reports = (CReport * count)()
-    fields = (ctypes.c_int64 * len(bindings))(*(binding.field.number for binding in bindings))
+class Direction:
+    """One direction of solves that differ in nothing but numbers: all that these share.
 
-    def job(border: Border) -> Outcome:
-        for binding in bindings:
-            if name == "backward":
+    Parameters
+    ----------
+    running : Session
+    name : {"forward", "backward"}
+    request : CForward or CBackward
+        With all members that are the same for each solve.
+    settings : JuliaSettings
+        Of the request; kept here, since it points into them.
+    bindings : sequence of Binding
+        Of fields that are all alike, one for each thread to solve on.
+    events : sequence of JuliaEvent
+        One, or none.
+    """
+
+    def __init__(
+        self,
+        running: Session,
+        name: str,
+        request: CForward | CBackward,
+        settings: JuliaSettings,
+        bindings: Sequence[Binding],
+        events: Sequence[JuliaEvent] = (),
+    ) -> None:
+        self.settings = settings
+        self.bindings = bindings[:1] if settings.calls_python else bindings
+        self.session = running
+        self._name = name
+        self._request = request
+        self._events = events
+        self._fields = (ctypes.c_int64 * len(self.bindings))(
+            *(binding.field.number for binding in self.bindings)
+        )
+        self._kind = _kind(name, request, self.bindings, events, settings)
+
+    def solve(
+        self,
+        members: Mapping[str, int | None],
+        stop: StopFlag,
+        count: int = 1,
+        each: Mapping[str, NDArray[np.int64]] | None = None,
+    ) -> Outcome:
+        """Solve for the ``members`` of the request that are this solve's own.
+
+        Parameters
+        ----------
+        count : int
+            How many solves these are.
+        each : mapping, optional
+            Members that are each one's own.
+        """
+        request = type(self._request).from_buffer_copy(self._request)
+        for member, value in members.items():
+            setattr(request, member, value)
+        requests = request if count == 1 else repeated(request, count, each or {})
+        reports = (CReport * count)()
+
+        def job(border: Border) -> Outcome:
+            return self._call(border, requests, reports, stop)
+
+        return self.session.run_solve(job, stop, self._kind)
+
+    def _call(
+        self, border: Border, requests: Any, reports: ctypes.Array[CReport], stop: StopFlag
+    ) -> Outcome:
+        for binding in self.bindings:
+            if self._name == "backward":
                 binding.bind_again()
             else:
                 binding.bind()
-        for event in events:
+        for event in self._events:
             event.bind()
         try:
             status = border.call(
-                name,
+                self._name,
                 ctypes.addressof(requests),
                 ctypes.addressof(reports),
-                count,
-                ctypes.addressof(fields),
-                len(fields),
+                len(reports),
+                ctypes.addressof(self._fields),
+                len(self._fields),
             )
-            failed = status is Status.FAILED or any(r.status == Status.FAILED for r in reports)
-            message = border.message() if failed else ""
-            times = [_fetch_times(border, report) for report in reports if report.times]
+            found = list(reports)
+            failure = _failure(status, [report.status for report in found])
+            message = "" if failure is None else border.message()
+            times = [_fetch_times(border, report) for report in found if report.times]
         except BaseException:  # an interrupt that came too late for the solve
-            running.release(*(report.solution for report in reports if report.solution))
+            self.session.release(*(report.solution for report in reports if report.solution))
             raise
-        return Outcome(status, message, list(reports), times, stop)
+        return Outcome(message, found, times, stop, failure)
 
-    return running.run_solve(job, stop, _kind(name, requests[0], bindings, events, settings))
+
+def _failure(status: Status, of_each: Sequence[int]) -> tuple[Status, int] | None:
+    if status is not Status.SUCCESS:
+        return status, 0
+    if not any(of_each):
+        return None
+    index = next(index for index, code in enumerate(of_each) if code)
+    return Status(of_each[index]), index
 
 
 def _kind(
     name: str,
-    request: Any,
+    request: CForward | CBackward,
     bindings: Sequence[Binding],
     events: Sequence[JuliaEvent],
     settings: JuliaSettings,
@@ -174,9 +231,10 @@ def _kind(
 
 
 def call_interpolation(
-    running: Session, binding: Binding, solution: int, times: Tensor, y: Tensor, stop: StopFlag
+    direction: Direction, solution: int, times: Tensor, y: Tensor, stop: StopFlag
 ) -> Outcome:
     """Write the states at ``times``, float64, of a solve whose steps Julia keeps into ``y``."""
+    binding = direction.bindings[0]
 
     def job(border: Border) -> Outcome:
         binding.bind()
@@ -189,10 +247,10 @@ def call_interpolation(
             y.data_ptr(),
             stop.address,
         )
-        message = border.message() if status is Status.FAILED else ""
-        return Outcome(status, message, [CReport()], [], stop)
+        failure = _failure(status, ())
+        return Outcome("" if failure is None else border.message(), [CReport()], (), stop, failure)
 
-    return running.run(job, stop)
+    return direction.session.run(job, stop)
 
 
 def _fetch_times(border: Border, report: CReport) -> tuple[NDArray[np.float64], ...]:
@@ -202,18 +260,11 @@ def _fetch_times(border: Border, report: CReport) -> tuple[NDArray[np.float64], 
     return times
 
 
-def raise_failure(
-    outcome: Outcome,
-    direction: str,
-    settings: JuliaSettings,
-    problem: Problem,
-    bindings: Sequence[Binding],
-) -> None:
-    """Raise what went wrong in the first solve that failed, if one did."""
-    failure = outcome.failure
-    if failure is None:
-        return
-    status, index = failure
+def raise_failure(outcome: Outcome, name: str, direction: Direction, problem: Problem) -> NoReturn:
+    """Raise what went wrong in the first solve that failed."""
+    assert outcome.failure is not None
+    status, index = outcome.failure
+    settings, bindings = direction.settings, direction.bindings
     if status is Status.FOREIGN:
         error = settings.error or next(b.field.error for b in bindings if b.field.error)
         assert error is not None
@@ -235,6 +286,7 @@ def raise_failure(
         raise ArgumentError("event_fn", f"is NaN at t = {outcome.reports[index].event_time:.6g}")
     kinds: dict[Status, tuple[type[SolveError], str]] = {
         Status.NON_FINITE: (NonFiniteStateError, _NON_FINITE),
+        Status.RESULT_NOT_FINITE: (NonFiniteStateError, _NON_FINITE),
         Status.UNDERFLOW: (
             StepSizeUnderflowError,
             "the step size became too small to move time forward; loosen rtol and atol, or look "
@@ -248,16 +300,11 @@ def raise_failure(
         Status.FAILED: (SolveError, f"Julia failed: {outcome.message}"),
     }
     kind, text = kinds[status]
-    raise solve_failure(kind, outcome, index, direction, problem, text)
+    raise _solve_failure(kind, text, outcome, index, name, problem)
 
 
-def solve_failure(
-    kind: type[SolveError],
-    outcome: Outcome,
-    index: int,
-    direction: str,
-    problem: Problem,
-    text: str = _NON_FINITE,
+def _solve_failure(
+    kind: type[SolveError], text: str, outcome: Outcome, index: int, name: str, problem: Problem
 ) -> SolveError:
     """The exception for the solve of number ``index``, with what is known of its last step."""
     report = outcome.reports[index]
@@ -267,6 +314,6 @@ def solve_failure(
         "error_norm": report.error_norm,
     }
     # NaN stands for a solve that made no step, but is an error norm's honest value.
-    given = {name: value for name, value in known.items() if value == value or name == "error_norm"}
+    given = {key: value for key, value in known.items() if value == value or key == "error_norm"}
     trajectory = None if problem.trajectories is None else index
-    return kind(text, direction=direction, trajectory=trajectory, **given)
+    return kind(text, direction=name, trajectory=trajectory, **given)

@@ -107,7 +107,7 @@ class CompiledField(JuliaField):
         self.packed = len(self.memory["params"])
         self.dtype = self.memory["y"].dtype
         self._tensors = of_role.get("tensor", [])
-        self._shapes: tuple[torch.Size, ...] = ()
+        self._shapes: list[torch.Size] = []
         self._targets: list[Tensor] = []
 
     def bind(self, tensors: Sequence[Tensor], params: Sequence[Tensor]) -> None:
@@ -116,13 +116,17 @@ class CompiledField(JuliaField):
         Every time: a weight changed through its ``data`` has the same version as before, and
         a copy costs less than one evaluation of a field that uses it.
         """
-        given = [x.detach() for x in (*tensors, *params)]
-        shapes = tuple(x.shape for x in given)
+        given = [*tensors, *params]
+        shapes = [x.shape for x in given]
         if shapes != self._shapes:
             self._shapes, self._targets = shapes, self._views(shapes, len(tensors))
-        if given:
+        if not given:
+            return
+        if torch.is_grad_enabled():
             with torch.no_grad():
                 torch._foreach_copy_(self._targets, given)
+        else:  # as it is inside of autograd's functions
+            torch._foreach_copy_(self._targets, given)
 
     def _views(self, shapes: Sequence[torch.Size], ntensors: int) -> list[Tensor]:
         """Julia's memory in the shapes of what is copied there."""

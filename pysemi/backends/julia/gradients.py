@@ -1,12 +1,11 @@
 """From what Julia's adjoints leave behind to the gradients that autograd asks for.
 
-Where there is one state, Julia's arrays have a first dimension of 1; of independent
-trajectories, one entry for each.
+Of independent trajectories, Julia's arrays have an entry for each in their first dimension.
 """
 
 from __future__ import annotations
 
-import math
+import ctypes
 from collections.abc import Sequence
 
 import torch
@@ -15,33 +14,37 @@ from torch import Tensor
 from pysemi.backends.base import Gradients, Solution
 from pysemi.problem import Adjoint, Problem
 
-__all__ = ["all_finite", "by_time", "by_trajectory", "gradients", "start_in_one"]
+__all__ = ["by_time", "by_trajectory", "gradients", "plain", "start_in_one"]
 
 
-def all_finite(x: Tensor) -> bool:
-    """Whether no entry is NaN or infinite."""
-    # Then neither is the sum, which is one operation; where it is, it may have overflowed.
-    return math.isfinite(float(x.sum())) or bool(torch.isfinite(x).all())
+def plain(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """``x`` with its values in memory one after the other, and as they are.
+
+    torch may leave a change of sign to whoever reads the memory.
+    """
+    if x.dtype is not dtype or x.is_neg() or not x.is_contiguous():
+        return x.detach().to(dtype).resolve_neg().contiguous()
+    return x
 
 
 def by_time(problem: Problem, y: Tensor) -> Tensor:
-    """From ``(B, T, *flat)`` to ``(T, B, *flat)``, or ``(T, *flat)`` for one state."""
-    return y[0] if problem.trajectories is None else y.transpose(0, 1)
+    """From ``(B, T, *flat)`` to ``(T, B, *flat)``; for one state there is no ``B``."""
+    return y if problem.trajectories is None else y.transpose(0, 1)
 
 
 def by_trajectory(problem: Problem, y: Tensor) -> Tensor:
     """What :func:`by_time` made, the other way round."""
-    return y.unsqueeze(0) if problem.trajectories is None else y.transpose(0, 1)
+    return y if problem.trajectories is None else y.transpose(0, 1)
 
 
 def start_in_one(times: Tensor, cotangents: Tensor) -> Tensor:
-    """Cotangents ``(1, T, *flat)``; those of the first time, where it comes again, in one."""
+    """Cotangents ``(T, *flat)``; those of the first time, where it comes again, in one."""
     at_start = times == times[0]
     if int(at_start.sum()) == 1:
         return cotangents
     joined = cotangents.clone()
-    joined[:, at_start] = 0
-    joined[:, 0] = cotangents[:, at_start].sum(dim=1)
+    joined[at_start] = 0
+    joined[0] = cotangents[at_start].sum(dim=0)
     return joined
 
 
@@ -58,25 +61,29 @@ def gradients(
     Parameters
     ----------
     cotangent : Tensor
-        Of the solution, shape ``(B or 1, T, *flat)``.
+        Of the solution, shape ``(T, *flat)``, or ``(B, T, *flat)``.
     y_bar : Tensor
         dL/dy0, in the shape of ``problem.y0``.
     params_bar : Tensor
         dL/dθ of all parameters, packed.
     """
-    sizes = [param.numel() for param in adjoint.params]
-    # Each its own storage: p.grad may be changed in place, and outlive the others.
-    pieces: Sequence[Tensor] = ()
-    if sizes:
-        # torch's stub knows the form with `out` alone.
-        pieces = torch.split_with_sizes_copy(  # type: ignore[func-returns-value, assignment]
-            params_bar[: sum(sizes)], sizes
-        )
-    grads = [piece.view(p.shape) for piece, p in zip(pieces, adjoint.params, strict=True)]
+    grads = _pieces(params_bar, adjoint.params)
     t_bar = None
     if problem.t.requires_grad:
         t_bar = _time_gradients(problem, solution, cotangent, y_bar)
     return Gradients(y_bar if problem.y0.requires_grad else None, t_bar, tuple(grads))
+
+
+def _pieces(packed: Tensor, params: Sequence[Tensor]) -> list[Tensor]:
+    """Each its own storage: p.grad may be changed in place, and outlive the others."""
+    pieces = []
+    address = packed.data_ptr()
+    for param in params:
+        piece = torch.empty_like(param, memory_format=torch.contiguous_format)
+        ctypes.memmove(piece.data_ptr(), address, piece.nbytes)
+        address += piece.nbytes
+        pieces.append(piece)
+    return pieces
 
 
 def _time_gradients(
@@ -87,7 +94,7 @@ def _time_gradients(
         times = problem.t.detach()
         if solution.event_t is not None:
             times = torch.stack([times[0], solution.event_t])
-        return _time_gradient(problem, times, solution.y, cotangent[0], y_bar)
+        return _time_gradient(problem, times, solution.y, cotangent, y_bar)
     states = by_trajectory(problem, solution.y)
     each = []
     for number in range(problem.trajectories):

@@ -1,4 +1,4 @@
-"""Makes ready the fields that a solve is made with: compiled, or by calls back into Python."""
+"""Makes ready what solves are made with: a vector field, compiled or by callback, and settings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ import torch
 from torch import Tensor
 
 from pysemi.backends.julia.bridge import by_bridge
+from pysemi.backends.julia.call import Direction
+from pysemi.backends.julia.discrete import checkpoints
+from pysemi.backends.julia.events import JuliaEvent, prepare_event
 from pysemi.backends.julia.fields import Binding, CallbackField, compiled_field
+from pysemi.backends.julia.settings import adjoint_settings, forward_settings
 from pysemi.backends.julia.verification import ByIdentity, bind_verified, disagreement
 from pysemi.captured import uncovered_leaves
 from pysemi.compiler.compiled import Compilation, compile_field
@@ -17,32 +21,114 @@ from pysemi.compiler.untranslatable import Untranslatable
 from pysemi.errors import ArgumentError
 from pysemi.methods import EXPLICIT_ALGORITHMS, julia_algorithm
 from pysemi.problem import Adjoint, Problem
+from pysemi.runtime.border import CBackward, CForward
 from pysemi.runtime.session import Session
 from pysemi.trajectories import check_independent
 from pysemi.warn import warn_caller
 
-__all__ = ["prepare_fields"]
+__all__ = ["Prepared", "prepare"]
 
 
-def prepare_fields(
+ADJOINTS = {"backsolve": 0, "gauss": 1, "discrete": 2, "interpolating": 3, "quadrature": 4}
+"""By their numbers in Julia."""
+
+KEPT = {"backsolve": 1, "interpolating": 2, "gauss": 2, "quadrature": 2, "discrete": 3}
+"""What a forward solve leaves for them: the states at the observation times, the whole
+solution, or its steps."""
+
+
+class Prepared:
+    """What is ready for solves that differ in nothing but the values in tensors.
+
+    Attributes
+    ----------
+    session : Session
+    adjoint : Adjoint or None
+    event : JuliaEvent or None
+    forward : Direction
+    """
+
+    def __init__(
+        self,
+        running: Session,
+        problem: Problem,
+        adjoint: Adjoint | None,
+        bindings: Sequence[Binding],
+        event: JuliaEvent | None,
+    ) -> None:
+        self.session = running
+        self.adjoint = adjoint
+        self.event = event
+        self._bindings = bindings
+        self._trajectories = problem.trajectories
+        # What was prepared for a vector field is not to keep it alive, nor what y0 came from.
+        self._one = problem.one.hollow
+        settings = forward_settings(self._one)
+        request = CForward(
+            settings=settings.c,
+            keep=0 if adjoint is None else KEPT[adjoint.name],
+            checkpoints=checkpoints(problem),
+            event=None if event is None else event.address,
+            event_field=0 if event is None else event.number,
+        )
+        events = () if event is None else (event,)
+        self.forward = Direction(running, "forward", request, settings, bindings, events)
+        self._backward: Direction | None = None
+
+    @property
+    def is_lasting(self) -> bool:
+        """Whether another problem can be solved by the same, be it at the same time."""
+        calls_python = self._bindings[0].calls_python or self.forward.settings.calls_python
+        return not calls_python and self.event is None
+
+    @property
+    def packed(self) -> int:
+        """Length of dL/dθ."""
+        return self._bindings[0].field.packed
+
+    @property
+    def versions(self) -> Sequence[int | None]:
+        """How often each tensor that the vector field reads was changed in place."""
+        return self._bindings[0].versions
+
+    def shape_at(self, times: Tensor) -> tuple[int, ...]:
+        """Of the states at ``times`` as Julia writes them."""
+        shape = (times.shape[-1], *self._one.y0.shape)
+        return shape if self._trajectories is None else (self._trajectories, *shape)
+
+    def backward(self) -> Direction:
+        """The adjoint's direction, made when it is first wanted."""
+        if self._backward is None:
+            assert self.adjoint is not None
+            settings = adjoint_settings(self._one, self.adjoint, self.packed)
+            request = CBackward(settings=settings.c, adjoint=ADJOINTS[self.adjoint.name])
+            self._backward = Direction(self.session, "backward", request, settings, self._bindings)
+        return self._backward
+
+
+def prepare(
     running: Session, problem: Problem, adjoint: Adjoint | None, bridge: str, verify: str
-) -> tuple[tuple[Binding, ...], float]:
-    """Compile the vector field, or arrange for calls back into Python.
+) -> tuple[Prepared, float]:
+    """Compile the vector field and the event function, or arrange for calls back into Python.
 
     Returns
     -------
-    tuple of Binding
-        As many as there are threads to solve on.
+    Prepared
     float
         Seconds spent on what was not known before.
     """
-    return by_bridge(
+    bindings, seconds = by_bridge(
         bridge,
         describe_callable(problem.func),
         "It runs by callback, which takes about as long as torchdiffeq",
         lambda: _compiled(running, problem, adjoint, verify),
         lambda: _by_callback(running, problem, adjoint, verify),
     )
+    event = None
+    if problem.event_fn is not None:
+        event, of_event = prepare_event(running, problem, problem.event_fn, bridge, verify)
+        seconds += of_event
+    return Prepared(running, problem, adjoint, bindings, event), seconds
 
 
 def _by_callback(
