@@ -572,7 +572,7 @@ def test_blas_threads_follow_torch_unless_told_otherwise(monkeypatch):
             gradient(Spiral(), backend="julia")
             assert session().evaluate("PySemi.BLAS.get_num_threads()") == threads
             assert session().home.run(torch.get_num_threads) == threads
-        monkeypatch.setenv("PYSEMI_BLAS_THREADS", "2")
+        monkeypatch.setattr(session(), "_blas_threads_told", 2)  # PYSEMI_BLAS_THREADS, at the start
         gradient(Spiral(), backend="julia")
         assert session().evaluate("PySemi.BLAS.get_num_threads()") == 2
     finally:
