@@ -209,6 +209,29 @@ def test_float32_on_both_bridges():
             assert torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().max()))
 
 
+def test_parameters_of_another_dtype_than_the_state():
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.wide = nn.Parameter(torch.tensor([0.5, 0.25], dtype=torch.float64))
+            self.narrow = nn.Parameter(torch.tensor([-1.0, 2.0]))
+
+        def forward(self, t, y):
+            return (self.wide * y + torch.sin(self.narrow * t)).float()
+
+    found = {}
+    for backend in ("julia", "torch"):
+        field, y0 = Mixed(), torch.ones(2, requires_grad=True)
+        options = {"bridge": "callback"} if backend == "julia" else {}
+        t = torch.tensor([0.0, 1.0])
+        y = pysemi.odeint_adjoint(field, y0, t, rtol=1e-5, atol=1e-5, backend=backend, **options)
+        y[-1].sum().backward()
+        found[backend] = (y0.grad, field.wide.grad, field.narrow.grad)
+    for ours, theirs in zip(found["julia"], found["torch"], strict=True):
+        assert ours.dtype == theirs.dtype
+        assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
 def test_compiled_and_callback_take_the_same_steps():
     field, y0 = spiral()
     runs = [

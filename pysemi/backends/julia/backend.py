@@ -110,10 +110,14 @@ class JuliaBackend(Backend):
         memory: _Memory = solution.memory
         problem, adjoint, prepared = memory.problem, memory.prepared.adjoint, memory.prepared
         assert adjoint is not None
+        dtype = problem.y0.dtype
         # An event's time has its gradient from pysemi.odeint_event, as in torchdiffeq.
-        dense = plain(by_trajectory(problem, cotangents[-1]), problem.y0.dtype)
-        y_bar = torch.empty_like(problem.y0, memory_format=torch.contiguous_format)
-        params_bar = torch.empty(prepared.packed, dtype=problem.y0.dtype)
+        dense = plain(by_trajectory(problem, cotangents[-1].detach()), dtype)
+        # Each its own storage: p.grad may be changed in place, and outlive the others.
+        y_bar, *params_bar = (
+            torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)
+            for x in (problem.y0, *adjoint.params)
+        )
         direction = prepared.backward()
         times, observed = None, dense
         if memory.is_interpolated:
@@ -126,26 +130,25 @@ class JuliaBackend(Backend):
             "ntimes": 0 if times is None else len(times),
             "cotangents": observed.data_ptr(),
             "y_bar": y_bar.data_ptr(),
-            "params_bar": params_bar.data_ptr(),
             "recording": int(bool(recordings)),
             "stop": stop.address,
         }
         if problem.trajectories is None:
-            outcome = direction.solve(members, stop)
+            outcome = direction.solve(members, stop, params_bar)
         else:
             each = {
                 "solution": np.asarray(memory.numbers),
                 "cotangents": _rows(observed),
                 "y_bar": _rows(y_bar),
             }
-            outcome = direction.solve(members, stop, problem.trajectories, each)
+            outcome = direction.solve(members, stop, params_bar, problem.trajectories, each)
         failure = outcome.failure
         if failure is not None:
             if failure[0] is not Status.COTANGENT_NOT_FINITE:
                 raise_failure(outcome, "backward", direction, problem)
             # As a gradient scaler may send, to see it come through; no step could be taken.
-            y_bar.fill_(torch.nan)
-            params_bar.fill_(torch.nan)
+            for bar in (y_bar, *params_bar):
+                bar.fill_(torch.nan)
         elif outcome.reports[0].implicit and adjoint.params:
             _warn_of_inaccurate(adjoint, direction.settings.algorithm)
         if recordings and failure is None:
@@ -153,7 +156,7 @@ class JuliaBackend(Backend):
                 "backward", direction, adjoint.settings.norm.name, adjoint.name, problem
             ):
                 publish(stats, recordings)
-        return gradients(problem, adjoint, solution, dense, y_bar, params_bar)
+        return gradients(problem, solution, dense, y_bar, params_bar)
 
     def _forward(
         self,
@@ -181,7 +184,7 @@ class JuliaBackend(Backend):
             each = {"y0": _rows(y0), "y": _rows(y)}
             if times.ndim == 2:
                 each["times"] = _rows(times)
-            outcome = direction.solve(members, stop, problem.trajectories, each)
+            outcome = direction.solve(members, stop, (), problem.trajectories, each)
         memory = None
         if adjoint is not None:
             memory = _Memory(problem, prepared, _Kept(prepared.session, outcome.solutions))

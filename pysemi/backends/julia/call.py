@@ -145,6 +145,7 @@ class Direction:
         self,
         members: Mapping[str, int | None],
         stop: StopFlag,
+        params_bar: Sequence[Tensor] = (),
         count: int = 1,
         each: Mapping[str, NDArray[np.int64]] | None = None,
     ) -> Outcome:
@@ -152,6 +153,8 @@ class Direction:
 
         Parameters
         ----------
+        params_bar : sequence of Tensor
+            Get dL/dθ, of all the solves together.
         count : int
             How many solves these are.
         each : mapping, optional
@@ -164,12 +167,17 @@ class Direction:
         reports = (CReport * count)()
 
         def job(border: Border) -> Outcome:
-            return self._call(border, requests, reports, stop)
+            return self._call(border, requests, reports, stop, params_bar)
 
         return self.session.run_solve(job, stop, self._kind)
 
     def _call(
-        self, border: Border, requests: Any, reports: ctypes.Array[CReport], stop: StopFlag
+        self,
+        border: Border,
+        requests: Any,
+        reports: ctypes.Array[CReport],
+        stop: StopFlag,
+        params_bar: Sequence[Tensor],
     ) -> Outcome:
         for binding in self.bindings:
             if self._name == "backward":
@@ -189,6 +197,7 @@ class Direction:
             )
             found = list(reports)
             failure = _failure(status, [report.status for report in found])
+            self.bindings[0].field.read_gradients(params_bar)
             message = "" if failure is None else border.message()
             times = [_fetch_times(border, report) for report in found if report.times]
         except BaseException:  # an interrupt that came too late for the solve

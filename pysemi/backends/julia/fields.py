@@ -49,6 +49,8 @@ class JuliaField(ABC):
         Length of the parameter vector, at least 1.
     dtype : torch.dtype
         Of the state.
+    params_bar : Tensor
+        Where Julia leaves dL/dθ, packed; the next solve by the field writes over it.
     error : BaseException or None
         What the vector field raised.
     bound : weakref to Binding, or None
@@ -59,12 +61,26 @@ class JuliaField(ABC):
     number: int
     packed: int
     dtype: torch.dtype
+    params_bar: Tensor
     error: BaseException | None = None
     bound: weakref.ref[Binding] | None = None
 
     @abstractmethod
     def bind(self, tensors: Sequence[Tensor], params: Sequence[Tensor]) -> None:
         """Make the field read these tensors and parameters; on the home thread only."""
+
+    def read_gradients(self, gradients: Sequence[Tensor]) -> None:
+        """Cut dL/dθ into the parameters' gradients; right after a solve, on the home thread only.
+
+        Parameters
+        ----------
+        gradients : sequence of Tensor
+            Contiguous, of the parameters' shapes.
+        """
+        address = self.params_bar.data_ptr()
+        for gradient in gradients:
+            ctypes.memmove(gradient.data_ptr(), address, gradient.nbytes)
+            address += gradient.nbytes
 
     def _keep(self, session: Session, number: int) -> None:
         self.number = number
@@ -105,6 +121,7 @@ class CompiledField(JuliaField):
                     view.copy_(buffer.value.reshape(-1))
         self.memory = {role: found[0] for role, found in of_role.items()}
         self.packed = len(self.memory["params"])
+        self.params_bar = self.memory["params_bar"]
         self.dtype = self.memory["y"].dtype
         self._tensors = of_role.get("tensor", [])
         self._shapes: list[torch.Size] = []
@@ -188,7 +205,7 @@ class CallbackField(JuliaField):
         self._keep(session, number.value)
         size = y0.numel()
         sizes = (1, size, size, self.packed, size, size, self.packed)
-        self._t, self._y, self._cotangent, _, self._dy, self._y_bar, self._params_bar = (
+        self._t, self._y, self._cotangent, _, self._dy, self._y_bar, self.params_bar = (
             _as_tensor(address, y0.dtype, n) for address, n in zip(addresses, sizes, strict=True)
         )
 
@@ -209,7 +226,7 @@ class CallbackField(JuliaField):
                 dy, y_bar, *params_bar = evaluate_joint(self._field, t, y, cotangent, wanted)
                 _store(self._y_bar, [y_bar], [y])
                 if level is Level.JOINT:
-                    _store(self._params_bar, params_bar, self._params)
+                    _store(self.params_bar, params_bar, self._params)
             self._dy.copy_(dy.detach().reshape(-1))
         except BaseException as error:  # it cannot pass through Julia
             self.error = error

@@ -5,14 +5,13 @@ Of independent trajectories, Julia's arrays have an entry for each in their firs
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from pysemi.backends.base import Gradients, Solution
-from pysemi.problem import Adjoint, Problem
+from pysemi.problem import Problem
 
 __all__ = ["by_time", "by_trajectory", "gradients", "plain", "start_in_one"]
 
@@ -50,13 +49,12 @@ def start_in_one(times: Tensor, cotangents: Tensor) -> Tensor:
 
 def gradients(
     problem: Problem,
-    adjoint: Adjoint,
     solution: Solution,
     cotangent: Tensor,
     y_bar: Tensor,
-    params_bar: Tensor,
+    params_bar: Sequence[Tensor],
 ) -> Gradients:
-    """Cut dL/dθ into the parameters' pieces, and work out dL/dt.
+    """What autograd asks for; dL/dt is worked out here.
 
     Parameters
     ----------
@@ -64,26 +62,13 @@ def gradients(
         Of the solution, shape ``(T, *flat)``, or ``(B, T, *flat)``.
     y_bar : Tensor
         dL/dy0, in the shape of ``problem.y0``.
-    params_bar : Tensor
-        dL/dθ of all parameters, packed.
+    params_bar : sequence of Tensor
+        dL/dθ, one for each parameter.
     """
-    grads = _pieces(params_bar, adjoint.params)
     t_bar = None
     if problem.t.requires_grad:
         t_bar = _time_gradients(problem, solution, cotangent, y_bar)
-    return Gradients(y_bar if problem.y0.requires_grad else None, t_bar, tuple(grads))
-
-
-def _pieces(packed: Tensor, params: Sequence[Tensor]) -> list[Tensor]:
-    """Each its own storage: p.grad may be changed in place, and outlive the others."""
-    pieces = []
-    address = packed.data_ptr()
-    for param in params:
-        piece = torch.empty_like(param, memory_format=torch.contiguous_format)
-        ctypes.memmove(piece.data_ptr(), address, piece.nbytes)
-        address += piece.nbytes
-        pieces.append(piece)
-    return pieces
+    return Gradients(y_bar if problem.y0.requires_grad else None, t_bar, tuple(params_bar))
 
 
 def _time_gradients(

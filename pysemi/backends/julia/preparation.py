@@ -82,11 +82,6 @@ class Prepared:
         return not calls_python and self.event is None
 
     @property
-    def packed(self) -> int:
-        """Length of dL/dθ."""
-        return self._bindings[0].field.packed
-
-    @property
     def versions(self) -> Sequence[int | None]:
         """How often each tensor that the vector field reads was changed in place."""
         return self._bindings[0].versions
@@ -100,8 +95,13 @@ class Prepared:
         """The adjoint's direction, made when it is first wanted."""
         if self._backward is None:
             assert self.adjoint is not None
-            settings = adjoint_settings(self._one, self.adjoint, self.packed)
-            request = CBackward(settings=settings.c, adjoint=ADJOINTS[self.adjoint.name])
+            field = self._bindings[0].field
+            settings = adjoint_settings(self._one, self.adjoint, field.packed)
+            request = CBackward(
+                settings=settings.c,
+                adjoint=ADJOINTS[self.adjoint.name],
+                params_bar=field.params_bar.data_ptr(),
+            )
             self._backward = Direction(self.session, "backward", request, settings, self._bindings)
         return self._backward
 
