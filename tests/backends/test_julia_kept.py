@@ -11,6 +11,7 @@ from torch import nn
 from pysemi import kept
 from pysemi.compiler.compiled import forget_compilations
 from pysemi.errors import CompileError
+from pysemi.recall import forget_calls
 from tests.backends.test_julia import gradients
 from tests.vector_fields import times
 
@@ -44,6 +45,7 @@ class Field(nn.Module):
 def on_julia(field, **options):
     """As the next process solves."""
     forget_compilations()
+    forget_calls()
     y, found, _ = gradients(field, Y0, T, "julia", bridge="compiled", **options)
     return [y, *found]
 

@@ -297,6 +297,25 @@ def test_a_verification_that_fails_later_is_acted_upon(monkeypatch):
     compiled.forget_compilations()
 
 
+def test_a_verification_that_fails_is_acted_upon_by_calls_that_came_before(monkeypatch):
+    class Unseen(nn.Module):
+        def forward(self, t, y):
+            return y * torch.rate_of_a_test
+
+    monkeypatch.setattr(torch, "rate_of_a_test", -1.0, raising=False)
+    options = dict(backend="julia", bridge="compiled", adjoint_params=())
+    y0, field = torch.ones(2, dtype=torch.float64), Unseen()
+    compiled.forget_compilations()
+    for _ in range(3):
+        pysemi.odeint_adjoint(field, y0, T, **options)
+    monkeypatch.setattr(torch, "rate_of_a_test", 1.0)
+    with pytest.raises(CompileError, match="differs from PyTorch's"):
+        pysemi.odeint_adjoint(Unseen(), y0, T, verify="always", **options)
+    with pytest.raises(CompileError, match="differs from PyTorch's"):
+        pysemi.odeint_adjoint(field, y0, T, **options)
+    compiled.forget_compilations()
+
+
 @pytest.mark.parametrize("verify", ["sometimes", None, True])
 def test_another_word_is_refused(verify):
     with pytest.raises(ArgumentError, match=r"verify: .* is not one of 'first', 'always', 'never'"):

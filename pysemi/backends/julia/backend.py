@@ -208,7 +208,7 @@ class JuliaBackend(Backend):
         recurring = problem.recurring
         if recurring is not None:
             known: Prepared | None = recurring.prepared
-            if known is not None and known.adjoint is adjoint:
+            if known is not None and known.serves(adjoint):
                 return known, 0.0
         running = session(meanwhile=_warm_up)
         made, seconds = prepare(running, problem, adjoint, self._bridge, self._verify)

@@ -13,7 +13,12 @@ from pysemi.backends.julia.discrete import checkpoints
 from pysemi.backends.julia.events import JuliaEvent, prepare_event
 from pysemi.backends.julia.fields import Binding, CallbackField, compiled_field
 from pysemi.backends.julia.settings import adjoint_settings, forward_settings
-from pysemi.backends.julia.verification import ByIdentity, bind_verified, disagreement
+from pysemi.backends.julia.verification import (
+    ByIdentity,
+    bind_verified,
+    disagreement,
+    refuted,
+)
 from pysemi.captured import uncovered_leaves
 from pysemi.compiler.compiled import Compilation, compile_field
 from pysemi.compiler.inventory import Inventory, describe_callable
@@ -60,6 +65,7 @@ class Prepared:
         self.adjoint = adjoint
         self.event = event
         self._bindings = bindings
+        self._refuted = refuted()
         self._trajectories = problem.trajectories
         # What was prepared for a vector field is not to keep it alive, nor what y0 came from.
         self._one = problem.one.hollow
@@ -74,6 +80,10 @@ class Prepared:
         events = () if event is None else (event,)
         self.forward = Direction(running, "forward", request, settings, bindings, events)
         self._backward: Direction | None = None
+
+    def serves(self, adjoint: Adjoint | None) -> bool:
+        """Whether a problem with this adjoint can be solved by it still."""
+        return adjoint is self.adjoint and self._refuted == refuted()
 
     @property
     def is_lasting(self) -> bool:

@@ -19,7 +19,14 @@ from pysemi.problem import EventFunction, Problem
 from pysemi.runtime.border import Border, Level, Status
 from pysemi.runtime.session import Session
 
-__all__ = ["ByIdentity", "bind_verified", "disagreement", "event_disagreement", "first_difference"]
+__all__ = [
+    "ByIdentity",
+    "bind_verified",
+    "disagreement",
+    "event_disagreement",
+    "first_difference",
+    "refuted",
+]
 
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
 """Largest difference allowed, relative to the largest entry: rounding, with room for
@@ -59,6 +66,13 @@ class ByIdentity(Generic[T]):
 
 _verdicts: ByIdentity[str | None] = ByIdentity()
 """None if PyTorch agreed with what was compiled, or what differed."""
+
+_refuted = 0
+
+
+def refuted() -> int:
+    """How often PyTorch has differed so far: what was prepared before may be of no use any more."""
+    return _refuted
 
 
 def bind_verified(
@@ -114,6 +128,7 @@ def _bind_verified(
     compare: Callable[[Border, Binding], str | None],
     verify: str,
 ) -> tuple[Binding, float | None]:
+    global _refuted
     began = time.perf_counter()
     field = built_field(compilation)
     is_new = field is None
@@ -123,6 +138,7 @@ def _bind_verified(
     is_first = compilation not in _verdicts
     if verify == "always" or (is_first and (verify == "first" or compilation.is_loaded)):
         _verdicts[compilation] = running.run(lambda border: compare(border, binding))
+        _refuted += _verdicts.get(compilation) is not None
     elif is_first:
         is_first = is_new
     reason = _verdicts.get(compilation)
