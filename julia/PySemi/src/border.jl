@@ -17,6 +17,8 @@
     UNKNOWN_ALGORITHM = 7
     EVENT_IS_NAN = 8 # at the report's event time
     NOT_DISCRETE = 9 # no steps that can be made again
+    RESULT_NOT_FINITE = 10 # the solver had no objection
+    COTANGENT_NOT_FINITE = 11 # nothing was solved, all gradients are NaN
 end
 
 "One direction's settings. Pointers with a count of 0 are not looked at."
@@ -105,17 +107,24 @@ Everything that Python holds by number. Only the home thread calls, but a call m
 several threads.
 """
 const HELD = Dict{Int64, Any}()
-const HELD_LOCK = ReentrantLock()
+const HELD_LOCK = Threads.SpinLock()
 const LAST_NUMBER = Ref{Int64}(0)
 const MESSAGE = Ref("")
 
-hold(x) = lock(HELD_LOCK) do
+hold(x) = Base.@lock HELD_LOCK begin
     number = (LAST_NUMBER[] += 1)
     HELD[number] = x
-    return number
+    number
 end
 
-held(number) = lock(() -> HELD[number], HELD_LOCK)
+function held(number)
+    found = Base.@lock HELD_LOCK Base.get(HELD, number, nothing)
+    found === nothing && throw(KeyError(number))
+    return found
+end
+
+"Hold nothing under `number` any more; answers what was held."
+let_go(number) = Base.@lock HELD_LOCK pop!(HELD, number, nothing)
 
 function status_of(error)
     error isa Stopped && return STOPPED
@@ -134,6 +143,23 @@ function status_of(code::ReturnCode.T)
     code in (ReturnCode.DtLessThanMin, ReturnCode.DtNaN) && return UNDERFLOW
     MESSAGE[] = string("the solver returned ", code)
     return FAILED
+end
+
+# Every element is looked at, since it takes longer to see whether one may stop.
+all_finite(xs) = mapreduce(isfinite, &, xs; init = true)
+
+"`status`, unless a success left something that is not finite."
+finite_status(status::Status, results...) =
+    status === SUCCESS && !all(all_finite, results) ? RESULT_NOT_FINITE : status
+
+"""
+The status of `solve(y_bar, params_bar)`, which is to fill in a gradient. Cotangents that are not
+finite are not solved for: no error estimate would accept a step.
+"""
+function gradient_status(solve, y_bar, params_bar, cotangents)
+    all_finite(cotangents) && return finite_status(solve(y_bar, params_bar), y_bar, params_bar)
+    foreach(gradient -> fill!(gradient, NaN), (y_bar, params_bar))
+    return COTANGENT_NOT_FINITE
 end
 
 "Run `call` and answer with its status."
@@ -209,8 +235,8 @@ end
 
 function border_release(number::Int64)
     return answered() do
-        x = lock(() -> pop!(HELD, number, nothing), HELD_LOCK)
-        x isa Solved && x.solution isa StepLog && release!(x.solution)
+        x = let_go(number)
+        x isa Solved && discard!(x.solution)
     end
 end
 
@@ -223,11 +249,15 @@ function border_times(
         for (to, from) in zip((evaluations, steps, sizes, rejections), held(number))
             GC.@preserve from unsafe_copyto!(to, pointer(from), length(from))
         end
-        delete!(HELD, number)
+        let_go(number)
     end
 end
 
-copied(p::Ptr{T}, n) where {T} = n == 0 ? T[] : copy(unsafe_wrap(Array, p, n))
+function copied(p::Ptr{T}, n) where {T}
+    copy = Vector{T}(undef, n)
+    GC.@preserve copy unsafe_copyto!(pointer(copy), p, n)
+    return copy
+end
 
 tolerance(::Type{T}, p, n) where {T} = n == 1 ? T(unsafe_load(p)) : T.(copied(p, n))
 
@@ -238,15 +268,32 @@ function norm_of(::Type{T}, c::CSettings, n) where {T}
     return ComponentNorm(ranges, T.(copied(c.weights, c.nweights)))
 end
 
-function settings_of(::Type{T}, c::CSettings, n) where {T}
-    controls = Controls(c.torchdiffeq != 0, c.first_step, c.safety, c.ifactor, c.dfactor)
+jumps_of(c::CSettings) = sort!(copied(c.jumps, c.njumps))
+
+function settings_of(::Type{T}, c::CSettings, n, jumps = jumps_of(c)) where {T}
+    norm = norm_of(T, c, n)
+    # The usual ones are of a type that the compiler knows.
+    c.natol == c.nrtol == 1 && norm isa ComponentNorm && c.first_step == 0 && return Settings(
+        T(unsafe_load(c.atol)), T(unsafe_load(c.rtol)), norm, c.maxiters, controls_of(c), jumps,
+        copied(c.steps, c.nsteps), nothing
+    )
     return Settings(
-        tolerance(T, c.atol, c.natol), tolerance(T, c.rtol, c.nrtol), norm_of(T, c, n),
-        c.maxiters, controls, sort!(copied(c.jumps, c.njumps)), copied(c.steps, c.nsteps)
+        tolerance(T, c.atol, c.natol), tolerance(T, c.rtol, c.nrtol), norm, c.maxiters,
+        controls_of(c), jumps, copied(c.steps, c.nsteps)
     )
 end
 
+controls_of(c::CSettings) =
+    Controls(c.torchdiffeq != 0, c.first_step, c.safety, c.ifactor, c.dfactor)
+
 as_vector(::Type{T}, p, n) where {T} = unsafe_wrap(Array, Ptr{T}(p), n)
+
+"The vector at `p` that gets the parameters' gradient: it may be the field's own, which has it then."
+function gradient_at(p, field::Field{T}) where {T}
+    own = field.memory.params_bar
+    return own isa Vector{T} && p == pointer(own) ? own : as_vector(T, p, nparams(field))
+end
+
 as_matrix(::Type{T}, p, n, k) where {T} = unsafe_wrap(Array, Ptr{T}(p), (n, k))
 
 "Tell what a solve did that began at `began` (ns); answers whether it succeeded."
@@ -291,7 +338,45 @@ function share_out(solve, fields, n)
     return nothing
 end
 
-held_fields(numbers, n) = [held(unsafe_load(numbers, k)) for k in 1:n]
+"The field of that number, or a vector of several."
+held_fields(numbers, n) =
+    n == 1 ? held(unsafe_load(numbers)) : [held(unsafe_load(numbers, k)) for k in 1:n]
+
+"""
+An algorithm that was asked for by its name, and what its steps are made of, with its own
+interpolation and torchdiffeq's, once these are asked for. Looking them up takes as long as a small
+solve.
+"""
+mutable struct Named
+    const name::String
+    const dense::Bool
+    const algorithm::Any
+    own::Union{Nothing, RungeKutta}
+    torchdiffeq::Union{Nothing, RungeKutta}
+end
+
+const NAMED = Named[]
+
+function named(name::Ptr{UInt8}, dense)
+    for known in NAMED
+        known.dense == dense && is_name(name, known.name) && return known
+    end
+    text = unsafe_string(name)
+    found = Named(text, dense, algorithm(text; dense), nothing, nothing)
+    push!(NAMED, found)
+    return found
+end
+
+is_name(p, name) =
+    GC.@preserve name ccall(:strcmp, Cint, (Ptr{UInt8}, Ptr{UInt8}), p, pointer(name)) == 0
+
+"The coefficients of an algorithm, as `log_for` wants them."
+function method_of(x::Named, torchdiffeq)
+    kept = torchdiffeq ? x.torchdiffeq : x.own
+    kept === nothing || return kept
+    method = in_newest_world(runge_kutta, x.algorithm, torchdiffeq)::RungeKutta
+    return torchdiffeq ? (x.torchdiffeq = method) : (x.own = method)
+end
 
 "The function of `(u, t)` whose change of sign ends the solve, or nothing."
 function event_of(::Type{T}, c::CForward, u0, t0) where {T}
@@ -305,56 +390,56 @@ function border_forward(
         requests::Ptr{CForward}, reports::Ptr{CReport}, n::Int64, fields::Ptr{Int64}, nfields::Int64
     )
     return answered() do
-        in_newest_world(forward_all, held_fields(fields, nfields), requests, reports, n)
+        method = find_method(unsafe_load(requests))
+        in_newest_world(forward_all, held_fields(fields, nfields), method, requests, reports, n)
     end
 end
 
-function forward_all(fields::Vector{<:Field}, requests, reports, n)
-    find_method(unsafe_load(requests))
-    share_out(fields, n) do k, i
-        in_newest_world(
-            forward, fields[k], unsafe_load(requests, i), reports + (i - 1) * sizeof(CReport)
-        )
+function forward_all(field::Field, method, requests, reports, n)
+    for i in 1:n
+        forward(field, method, unsafe_load(requests, i), reports + (i - 1) * sizeof(CReport)) || break
     end
     return nothing
+end
+
+forward_all(fields::Vector{<:Field}, method, requests, reports, n) = share_out(fields, n) do k, i
+    forward(fields[k], method, unsafe_load(requests, i), reports + (i - 1) * sizeof(CReport))
 end
 
 "Load what holds the algorithm, before several threads want it."
 function find_method(c::CForward)
-    alg = algorithm(unsafe_string(c.settings.algorithm); dense = c.keep == 2)
-    c.keep == 3 && in_newest_world(runge_kutta, alg; torchdiffeq = c.settings.torchdiffeq != 0)
-    return nothing
+    method = named(c.settings.algorithm, c.keep == 2)
+    c.keep == 3 && method_of(method, c.settings.torchdiffeq != 0)
+    return method
 end
 
-function forward(field::Field{T}, c::CForward, report) where {T}
+function forward(field::Field{T}, method, c::CForward, report) where {T}
     began = time_ns()
     n = nstates(field)
-    times = copied(c.times, c.ntimes)
-    settings = settings_of(T, c.settings, n)
+    times, jumps = copied(c.times, c.ntimes), jumps_of(c.settings)
+    settings = settings_of(T, c.settings, n, jumps)
     direction = times[end] >= times[1] ? 1 : -1
     prepare!(
-        field; recording = c.recording != 0, c.stop, from = times[1], direction, settings.jumps,
+        field; recording = c.recording != 0, c.stop, from = times[1], direction, jumps,
         wants_params = false
     )
     solution = Int64(0)
     event_time = NaN
     status = try
-        alg = algorithm(unsafe_string(c.settings.algorithm); dense = c.keep == 2)
+        alg = method.algorithm
         y, y0 = as_matrix(T, c.y, n, c.ntimes), copy(as_vector(T, c.y0, n))
         event = event_of(T, c, y0, times[1])
-        log = c.keep == 3 ? log_for(field, alg, settings, c.checkpoints) : nothing
+        log = c.keep == 3 ? log_for(field, method, c, jumps) : nothing
         solved = if event === nothing
-            in_newest_world(
-                solve_forward!, y, field, y0, times, alg, settings; dense = c.keep == 2, log
+            unseen(solve_from!)(
+                y, field, y0, times, alg, settings, c.keep == 2 ? Val(true) : Val(false), log
             )
         else
-            in_newest_world(
-                solve_until!, event, y, field, y0, times[1], direction, alg, settings; log
-            )
-        end
+            unseen(solve_until!)(event, y, field, y0, times[1], direction, alg, settings, log)
+        end::Solved
         event === nothing || (event_time = solved.times[end])
         c.keep == 0 || (solution = hold(solved))
-        status_of(solved.code)
+        finite_status(status_of(solved.code), view(y, :, eachindex(solved.times)))
     catch error
         error isa EventIsNaN && (event_time = error.t)
         status_of(error)
@@ -362,9 +447,8 @@ function forward(field::Field{T}, c::CForward, report) where {T}
     return report!(report, status, field.tally, began; solution, event_time)
 end
 
-log_for(field, alg, settings, checkpoints) = StepLog(
-    field, checkpoints, in_newest_world(runge_kutta, alg; settings.controls.torchdiffeq), settings.jumps
-)
+log_for(field, method, c, jumps) =
+    StepLog(field, c.checkpoints, method_of(method, c.settings.torchdiffeq != 0), jumps)
 
 """
 Solve the adjoints of `n` solutions, with fields that are all the same. The gradients with
@@ -374,27 +458,29 @@ function border_backward(
         requests::Ptr{CBackward}, reports::Ptr{CReport}, n::Int64, fields::Ptr{Int64}, nfields::Int64
     )
     return answered() do
+        find_adjoint(unsafe_load(requests))
         in_newest_world(backward_all, held_fields(fields, nfields), requests, reports, n)
     end
 end
 
+backward_all(field::Field, requests, reports, n) =
+    n == 1 ? backward_one(field, requests, reports) : backward_all([field], requests, reports, n)
+
+function backward_one(field::Field, requests, reports)
+    c = unsafe_load(requests)
+    backward(field, held(c.solution), c, gradient_at(c.params_bar, field), reports)
+    return nothing
+end
+
 function backward_all(fields::Vector{<:Field{T}}, requests, reports, n) where {T}
     m = nparams(first(fields))
-    find_adjoint(unsafe_load(requests))
-    total = as_vector(T, unsafe_load(requests).params_bar, m)
-    solve(k, i, params_bar) = begin
-        c = unsafe_load(requests, i)
-        report = reports + (i - 1) * sizeof(CReport)
-        in_newest_world(backward, fields[k], held(c.solution), c, params_bar, report)
-    end
-    if n == 1
-        solve(1, 1, total)
-        return nothing
-    end
+    total = gradient_at(unsafe_load(requests).params_bar, first(fields))
     sums = [zeros(T, m) for _ in fields]
     parts = [zeros(T, m) for _ in fields]
     share_out(fields, n) do k, i
-        succeeded = solve(k, i, parts[k])
+        c = unsafe_load(requests, i)
+        report = reports + (i - 1) * sizeof(CReport)
+        succeeded = backward(fields[k], held(c.solution), c, parts[k], report)
         sums[k] .+= parts[k]
         return succeeded
     end
@@ -415,16 +501,26 @@ const ADJOINT_NAMES = (:backsolve, :gauss, :discrete, :interpolating, :quadratur
 
 adjoint_name(number) = ADJOINT_NAMES[number + 1]
 
-function backward(field::Field, solved::Solved, c::CBackward, params_bar, report)
+function backward(field::Field{T, V}, solved, c::CBackward, params_bar, report) where {T, V}
     adjoint = adjoint_name(c.adjoint)
-    adjoint === :discrete && return backward_by_steps(field, solved, c, params_bar, report)
-    return in_newest_world(backward_by_adjoint, adjoint, field, solved, c, params_bar, report)
+    if adjoint === :discrete
+        # Of no other type, but for what nobody can differentiate so.
+        (; solution, times) = solved
+        return backward_by_steps(
+            field, solution::Union{Nothing, StepLog{V}}, times::Vector{Float64}, c, params_bar, report
+        )
+    end
+    # The field's own is written to at each evaluation.
+    result = params_bar === field.memory.params_bar ? similar(params_bar) : params_bar
+    succeeded = in_newest_world(backward_by_adjoint, adjoint, field, solved, c, result, report)::Bool
+    result === params_bar || copyto!(params_bar, result)
+    return succeeded
 end
 
-function backward_by_steps(field::Field{T}, solved::Solved, c::CBackward, params_bar, report) where {T}
+function backward_by_steps(field::Field{T}, log, observed, c::CBackward, params_bar, report) where {T}
     began = time_ns()
-    n, log = nstates(field), solved.solution
-    times = c.ntimes == 0 ? solved.times : copied(c.times, c.ntimes)
+    n = nstates(field)
+    times = c.ntimes == 0 ? observed : copied(c.times, c.ntimes)
     prepare!(
         field; recording = c.recording != 0, c.stop, from = times[1],
         direction = times[end] >= times[1] ? 1 : -1,
@@ -432,13 +528,14 @@ function backward_by_steps(field::Field{T}, solved::Solved, c::CBackward, params
     )
     status = try
         cotangents = as_matrix(T, c.cotangents, n, length(times))
-        y_bar = as_vector(T, c.y_bar, n)
-        if log === nothing
-            stand_still!(y_bar, params_bar, cotangents)
-        else
-            pull_back!(y_bar, params_bar, field, log, times, cotangents)
+        gradient_status(as_vector(T, c.y_bar, n), params_bar, cotangents) do y_bar, params_bar
+            if log === nothing
+                stand_still!(y_bar, params_bar, cotangents)
+            else
+                pull_back!(y_bar, params_bar, field, log, times, cotangents)
+            end
+            SUCCESS
         end
-        SUCCESS
     catch error
         status_of(error)
     end

@@ -48,15 +48,28 @@ Let go of all stages, whose memory other solves use then; what they served for i
 it is asked for.
 """
 function release!(log::StepLog)
-    (; trail) = log
-    # Those of the trail that are taken are among the borrowed.
-    give_back!(trail.pool, trail.stages[.!trail.taken])
-    # The first of them, which a pullback comes to last, are the next solve's first.
-    give_back!(trail.pool, reverse(log.borrowed))
-    foreach(empty!, (trail.stages, log.borrowed, log.stages))
+    (; trail, borrowed) = log
+    (; pool, stages, taken) = trail
+    Base.@lock pool.lock begin
+        for i in eachindex(stages)
+            # Those that are taken are among the borrowed.
+            taken[i] || push!(pool.spare, stages[i])
+        end
+        # The first of them, which a pullback comes to last, are the next solve's first.
+        for i in reverse(eachindex(borrowed))
+            push!(pool.spare, borrowed[i])
+        end
+    end
+    empty!(stages)
+    empty!(borrowed)
+    empty!(log.stages)
     log.keeps_stages = false
     return nothing
 end
+
+"Let go of all that a log holds; the field's integrator may know of the log until the next solve."
+discard!(log::StepLog) = (release!(log); empty!(log.states); nothing)
+discard!(_) = nothing
 
 function note_step!(log::StepLog, from, to, y)
     n = length(log.starts)
@@ -92,7 +105,11 @@ function take_stages!(log::StepLog{V}, from, to) where {V}
         # A solve's first evaluation is at its start; another, to choose a step size, may follow.
         first == 0 && isempty(log.starts) && is_time(time_of(trail, 1), from, from, 0.0) && (first = 1)
         first == 0 && continue
-        return [take_stage!(log, i) for i in [first; (last - method.own + 2):last]]
+        stages = Vector{Stage{V}}(undef, method.own)
+        for i in eachindex(stages)
+            stages[i] = take_stage!(log, i == 1 ? first : last - method.own + i)
+        end
+        return stages
     end
     return Stage{V}[]
 end
@@ -144,6 +161,8 @@ noting(log::StepLog, field) = DiscreteCallback(
 "What one step needs: its stages, and the cotangents of their states."
 struct StepMemory{V}
     state::V
+    "The gradient with respect to where a step ends."
+    λ::V
     "Of each stage."
     slopes::Vector{V}
     records::Vector{V}
@@ -151,12 +170,25 @@ struct StepMemory{V}
     own::Vector{Stage{V}}
     bars::Vector{V}
     used::Vector{Bool}
+    "Where the steps since a checkpoint began."
+    segment::Vector{V}
 end
 
 function StepMemory(field::Field{T, V}, nstages) where {T, V}
-    arrays() = [field.memory.dy for _ in 1:nstages]
-    bars = [fill!(similar(field.memory.y), 0) for _ in 1:nstages]
-    return StepMemory{V}(similar(field.memory.y), arrays(), arrays(), Stage{V}[], bars, zeros(Bool, nstages))
+    (; y, dy) = field.memory
+    return StepMemory{V}(
+        similar(y), similar(y), fill(dy, nstages), fill(dy, nstages), Stage{V}[],
+        [similar(y) for _ in 1:nstages], zeros(Bool, nstages), V[]
+    )
+end
+
+"That of the field's last solve, if it was of a method with as many stages."
+function step_memory(field::Field{T, V}, nstages) where {T, V}
+    kept = field.step_memory
+    kept isa StepMemory{V} && length(kept.used) == nstages && return kept
+    memory = StepMemory(field, nstages)
+    nstates(field) <= MOST_KEPT && (field.step_memory = memory)
+    return memory
 end
 
 "Memory for the `i`th stage to be made again."
@@ -167,13 +199,16 @@ function own_stage!(memory, field, i)
     return memory.own[i]
 end
 
-"Call `act` on a new [`StepMemory`](@ref), whose stages other solves use afterwards."
+"Call `act` on a [`StepMemory`](@ref), whose stages other solves use afterwards."
 function with_memory(act, field, log)
-    memory = StepMemory(field, nstages(log.method))
+    memory = step_memory(field, nstages(log.method))
     try
         return act(memory)
     finally
-        give_back!(field.pool, memory.own)
+        isempty(memory.own) || give_back!(field.pool, memory.own)
+        empty!(memory.own)
+        empty!(memory.segment)
+        foreach(arrays -> fill!(arrays, field.memory.dy), (memory.slopes, memory.records))
     end
 end
 
@@ -186,16 +221,18 @@ Fill `y_bar` and `params_bar` with the gradient of `Σ cotangents .* y(times)` f
 pull_back!(y_bar, params_bar, field, log, times, cotangents) = with_memory(field, log) do memory
     fill!(field.memory.params_bar, 0)
     forget!(field.gather)
-    λ = fill!(similar(y_bar), 0)
+    (; segment, λ) = memory
+    fill!(λ, 0)
     observation = length(times)
     direction = sign(times[end] - times[1])
-    segment = similar(log.states, 0)
+    # Points inside of a step, as weights of its stages and a cotangent.
+    inside = Tuple{Combination, typeof(view(cotangents, :, 1))}[]
     for checkpoint in length(log.states):-1:1
         numbers = remake!(segment, memory, field, log, checkpoint)
         for n in reverse(numbers)
             start, stop = log.starts[n], log.ends[n]
             # Those after the start belong to this step.
-            inside = Tuple{Combination, typeof(view(cotangents, :, 1))}[]
+            empty!(inside)
             while observation >= 2 && direction * (times[observation] - start) > 0
                 cotangent = view(cotangents, :, observation)
                 if times[observation] == stop
@@ -212,7 +249,7 @@ pull_back!(y_bar, params_bar, field, log, times, cotangents) = with_memory(field
     end
     gather!(field.gather)
     y_bar .= λ .+ view(cotangents, :, 1)
-    copyto!(params_bar, field.memory.params_bar)
+    params_bar === field.memory.params_bar || copyto!(params_bar, field.memory.params_bar)
     return nothing
 end
 
@@ -224,7 +261,7 @@ within it. Steps are made again for their slopes.
 """
 interpolate_steps!(out, field, log::StepLog, times) = with_memory(field, log) do memory
     (; method, starts, ends) = log
-    segment, numbers = similar(log.states, 0), 1:0
+    segment, numbers = memory.segment, 1:0
     direction = sign(ends[1] - starts[1])
     i = 1
     while i <= length(times) && times[i] == starts[1]
@@ -262,10 +299,12 @@ steps' numbers.
 """
 function remake!(segment, memory, field, log, checkpoint)
     numbers = ((checkpoint - 1) * log.stride + 1):min(checkpoint * log.stride, length(log.starts))
+    state = log.states[checkpoint]
+    isempty(segment) ? push!(segment, state) : (segment[1] = state)
+    length(numbers) == 1 && return numbers
     while length(segment) < length(numbers)
-        push!(segment, similar(first(log.states)))
+        push!(segment, similar(state))
     end
-    copyto!(segment[1], log.states[checkpoint])
     plan_stages!(memory.used, log.method, ())
     for i in 2:length(numbers)
         n = numbers[i - 1]
@@ -334,22 +373,51 @@ function add_combination!(y::AbstractVector{T}, h, combination, xs) where {T}
     k, n = 1, length(combination)
     while k <= n
         left = n - k + 1
-        a, p = term(k)
         if left == 1
-            y .+= a .* p
+            add!(y, term(k)...)
         elseif left == 2
-            b, q = term(k + 1)
-            y .+= a .* p .+ b .* q
+            add!(y, term(k)..., term(k + 1)...)
         elseif left == 3
-            (b, q), (c, r) = term(k + 1), term(k + 2)
-            y .+= a .* p .+ b .* q .+ c .* r
+            add!(y, term(k)..., term(k + 1)..., term(k + 2)...)
         else
-            (b, q), (c, r), (d, s) = term(k + 1), term(k + 2), term(k + 3)
-            y .+= a .* p .+ b .* q .+ c .* r .+ d .* s
+            add!(y, term(k)..., term(k + 1)..., term(k + 2)..., term(k + 3)...)
         end
         k += 4
     end
     return y
+end
+
+add!(y, a, p) = y .+= a .* p
+add!(y, a, p, b, q) = y .+= a .* p .+ b .* q
+add!(y, a, p, b, q, c, r) = y .+= a .* p .+ b .* q .+ c .* r
+add!(y, a, p, b, q, c, r, d, s) = y .+= a .* p .+ b .* q .+ c .* r .+ d .* s
+scale!(y, a, p) = y .= a .* p
+
+# Broadcasts look first whether arrays overlap, and at their sizes, for longer than small ones take.
+function add!(y::V, a::T, p::V) where {T, V <: Vector{T}}
+    @inbounds @simd ivdep for i in eachindex(y)
+        y[i] += a * p[i]
+    end
+end
+function add!(y::V, a::T, p::V, b::T, q::V) where {T, V <: Vector{T}}
+    @inbounds @simd ivdep for i in eachindex(y)
+        y[i] += a * p[i] + b * q[i]
+    end
+end
+function add!(y::V, a::T, p::V, b::T, q::V, c::T, r::V) where {T, V <: Vector{T}}
+    @inbounds @simd ivdep for i in eachindex(y)
+        y[i] += a * p[i] + b * q[i] + c * r[i]
+    end
+end
+function add!(y::V, a::T, p::V, b::T, q::V, c::T, r::V, d::T, s::V) where {T, V <: Vector{T}}
+    @inbounds @simd ivdep for i in eachindex(y)
+        y[i] += a * p[i] + b * q[i] + c * r[i] + d * s[i]
+    end
+end
+function scale!(y::V, a::T, p::V) where {T, V <: Vector{T}}
+    @inbounds @simd ivdep for i in eachindex(y)
+        y[i] = a * p[i]
+    end
 end
 
 """
@@ -362,14 +430,14 @@ function pull_back_step!(λ, memory, field, log, n, y, inside)
     (; used, bars) = memory
     (; cotangent) = field.memory
     start, h = log.starts[n], log.ends[n] - log.starts[n]
-    plan_stages!(used, method, map(first, inside))
+    plan_stages!(used, method, (weights for (weights, _) in inside))
     make_stages!(memory, field, log, n, y; records = true)
     for i in reverse(eachindex(used))
         if !used[i]
             fill!(bars[i], 0)
             continue
         end
-        cotangent .= eltype(λ)(h * weight_of(method.weights, i)) .* λ
+        scale!(cotangent, eltype(λ)(h * weight_of(method.weights, i)), λ)
         for (weights, at_point) in inside
             weight = weight_of(weights, i)
             weight == 0 || (cotangent .+= eltype(λ)(h * weight) .* at_point)
@@ -382,7 +450,7 @@ function pull_back_step!(λ, memory, field, log, n, y, inside)
         λ .+= at_point
     end
     for i in eachindex(used)
-        used[i] && (λ .+= bars[i])
+        used[i] && add!(λ, one(eltype(λ)), bars[i])
     end
     return nothing
 end

@@ -61,15 +61,13 @@ function event_value(value, t)
 end
 
 """
-    solve_until!(event, out, field, u0, t0, direction, alg, settings; log)
+    solve_until!(event, out, field, u0, t0, direction, alg, settings, log = nothing)
 
 Solve from `t0` on (back in time if `direction` is -1) until `event(u, t)` changes sign
 between two steps, as torchdiffeq looks for it, and write the states at `t0` and at the event
 into the two columns of `out`. A `log` notes the steps, for the discrete adjoint.
 """
-function solve_until!(
-        event, out, field::Field, u0, t0, direction, alg, settings; log::Union{Nothing, StepLog} = nothing
-    )
+function solve_until!(event, out, field::Field, u0, t0, direction, alg, settings, log = nothing)
     copyto!(view(out, :, 1), u0)
     f = ode_function(field, alg)
     log === nothing || follow!(field, log)

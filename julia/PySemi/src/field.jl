@@ -23,13 +23,30 @@ end
 Pool(slope::V, record::V) where {V} = Pool{V}(Stage{V}(slope, record), Stage{V}[], Threads.SpinLock())
 
 function borrow!(pool::Pool{V}) where {V}
-    found = lock(() -> isempty(pool.spare) ? nothing : pop!(pool.spare), pool.lock)
-    found === nothing || return found
-    return Stage{V}(similar(pool.like.slope), similar(pool.like.record))
+    found = Base.@lock pool.lock (isempty(pool.spare) ? nothing : pop!(pool.spare))
+    return found === nothing ? new_stage(pool) : found
+end
+
+new_stage(pool::Pool{V}) where {V} = Stage{V}(similar(pool.like.slope), similar(pool.like.record))
+
+"As many as `n`, in the order in which they would be had one by one."
+function borrow!(pool::Pool{V}, n) where {V}
+    stages = Vector{Stage{V}}(undef, n)
+    found = Base.@lock pool.lock begin
+        count = min(n, length(pool.spare))
+        for i in 1:count
+            stages[i] = pop!(pool.spare)
+        end
+        count
+    end
+    for i in (found + 1):n
+        stages[i] = new_stage(pool)
+    end
+    return stages
 end
 
 function give_back!(pool::Pool, stages)
-    lock(() -> append!(pool.spare, stages), pool.lock)
+    Base.@lock pool.lock append!(pool.spare, stages)
     return nothing
 end
 
@@ -48,7 +65,7 @@ mutable struct Trail{V}
     count::Int
 end
 Trail(pool::Pool{V}, n) where {V} =
-    Trail{V}(pool, fill(NaN, n), [borrow!(pool) for _ in 1:n], fill(false, n), 0)
+    Trail{V}(pool, fill(NaN, n), borrow!(pool, n), fill(false, n), 0)
 
 function note!(trail::Trail, t, slope, record)
     trail.count += 1
@@ -74,6 +91,20 @@ end
 function time_of(trail::Trail, i)
     place = place_of(trail, i)
     return place === nothing ? NaN : trail.times[place]
+end
+
+"""
+Numbers of a state for which a field keeps memory between solves: a dozen states or two. Of solves of
+larger ones, to make it anew is a small part.
+"""
+const MOST_KEPT = 2^14
+
+"An integrator, for what, and what made it, a function whose type says of what types all is."
+struct Kept
+    integrator::Any
+    algorithm::Any
+    tspan::Tuple{Float64, Float64}
+    maker::DataType
 end
 
 """
@@ -118,6 +149,10 @@ mutable struct Field{T, V <: AbstractVector{T}}
     trail::Union{Nothing, Trail{V}}
     "What `ode_function` made of it."
     const functions::Vector{Any}
+    "Of the last backward solve: see `StepMemory`."
+    step_memory::Any
+    "The integrator of the last solve, if it may be used again: see `with_integrator`."
+    kept::Union{Nothing, Kept}
 end
 
 """
@@ -130,7 +165,8 @@ function Field(
     ) where {T, V}
     return Field{T, V}(
         memory, field, pullback, joint, record, reverse, recorded, gather, Pool(memory.dy, recorded), roots,
-        Tally(), NOTHING, NaN, false, true, Float64[], NaN, 1, C_NULL, nothing, []
+        Tally(), NOTHING, NaN, false, true, Float64[], NaN, 1, C_NULL, nothing, [],
+        nothing, nothing
     )
 end
 

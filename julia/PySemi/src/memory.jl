@@ -57,10 +57,19 @@ end
 @enum Level NOTHING = 0 FIELD = 1 PULLBACK = 2 JOINT = 3
 
 """
-    in_newest_world(f, arguments...; options...)
+    in_newest_world(f, arguments...)
 
 Call `f` without the compiler's looking into it from here. What an algorithm's package brought
 may be younger than this call. And what the compiler made of a solve whose types it does not
 know crashed Julia 1.10.6 when the precompiled package was loaded.
 """
-in_newest_world(f, arguments...; options...) = Base.invokelatest(f, arguments...; options...)
+in_newest_world(f, arguments...) = Base.invokelatest(f, arguments...)
+
+"""
+    unseen(f)(arguments...)
+
+The same where `f` is not younger. Julia remembers for each place of such a call which method it
+was; for all calls in the newest world together it remembers four, and a search takes a microsecond,
+or several when the processor has been busy with other things.
+"""
+unseen(f) = Base.inferencebarrier(f)

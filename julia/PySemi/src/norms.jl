@@ -23,6 +23,9 @@ struct ComponentNorm{T, V <: AbstractVector{T}} <: Function
 end
 
 function ComponentNorm(components, weights::AbstractVector = Float64[])
+    if isempty(weights) && !any(isempty, components)
+        return ComponentNorm(components, weights, map(length, components))
+    end
     counts = map(components) do range
         isempty(weights) ? length(range) : count(!iszero, view(weights, range))
     end

@@ -65,14 +65,14 @@ function Probe()
 end
 
 """
-    runge_kutta(alg; torchdiffeq = false)
+    runge_kutta(alg, torchdiffeq = false)
 
 The coefficients of an algorithm, with its own interpolation or torchdiffeq's.
 
 Throws [`NotRungeKutta`](@ref) if two steps of it are not two steps of one explicit
 Runge–Kutta method.
 """
-function runge_kutta(alg; torchdiffeq = false)
+function runge_kutta(alg, torchdiffeq = false)
     return Base.get!(() -> read_method(alg, torchdiffeq), METHODS, (typeof(alg), torchdiffeq))
 end
 
@@ -115,13 +115,19 @@ nonzeros(state)::Combination = [j => a for (j, a) in enumerate(state) if a != 0]
 "Weights of the algorithm's own interpolation."
 function own_weights(integrator)
     out = similar(integrator.u)
-    return Θ -> nonzeros(integrator(out, Θ))
+    return one_at_a_time(Θ -> nonzeros(integrator(out, Θ)))
 end
 
 "Weights of torchdiffeq's interpolation."
 function torchdiffeq_weights(integrator, like)
     work = Interpolation(integrator.u)
-    return Θ -> nonzeros(interpolate!(work, integrator, like, Θ))
+    return one_at_a_time(Θ -> nonzeros(interpolate!(work, integrator, like, Θ)))
+end
+
+"A function that several threads may call, of one that works in memory of its own."
+function one_at_a_time(f)
+    guard = ReentrantLock()
+    return x -> Base.@lock guard f(x)
 end
 
 "Whether a second step does from the first one's end what the first did from zero."

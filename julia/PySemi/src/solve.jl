@@ -34,8 +34,10 @@ How one direction is solved.
 - `maxiters`: steps that may be attempted.
 - `jumps`: times at which f jumps: steps end there, and f is evaluated anew on the other side.
 - `steps`: times at which steps end.
+- `dt`: the first step's length, or nothing; it is of a type of its own, since the solvers are
+  compiled for the options that are given.
 """
-struct Settings{A, R, N}
+struct Settings{A, R, N, D <: Union{Nothing, Float64}}
     abstol::A
     reltol::R
     norm::N
@@ -43,7 +45,13 @@ struct Settings{A, R, N}
     controls::Controls
     jumps::Vector{Float64}
     steps::Vector{Float64}
+    dt::D
 end
+
+Settings(abstol, reltol, norm, maxiters, controls, jumps, steps) = Settings(
+    abstol, reltol, norm, maxiters, controls, jumps, steps,
+    controls.first_step > 0 ? controls.first_step : nothing
+)
 
 "Packages that hold further algorithms, and are loaded when one is named that is not found before."
 const ALGORITHM_PACKAGES = (
@@ -117,9 +125,8 @@ default_control(alg, field) =
 between(times, from, to) = filter(s -> min(from, to) < s < max(from, to), times)
 
 function common_options(settings, alg, field, from, to)
-    (; abstol, reltol, norm, maxiters, controls, jumps, steps) = settings
-    direction = sign(to - from)
-    first = controls.first_step > 0 ? (; dt = direction * controls.first_step) : (;)
+    (; abstol, reltol, norm, maxiters, jumps, steps, dt) = settings
+    first = dt === nothing ? (;) : (; dt = sign(to - from) * dt)
     return (;
         abstol, reltol, internalnorm = norm, maxiters, verbose = SILENT,
         controller = default_control(alg, field),
@@ -142,39 +149,23 @@ Solve from `u0` at `times[1]` and write the states at all `times` into the colum
 `dense` keeps the whole solution, for the adjoints that go through it; a `log` notes the steps,
 for the discrete one.
 """
-function solve_forward!(
-        out, field::Field, u0, times, alg, settings; dense = false, log::Union{Nothing, StepLog} = nothing
-    )
+solve_forward!(
+    out, field::Field, u0, times, alg, settings; dense = false, log::Union{Nothing, StepLog} = nothing
+) = solve_from!(out, field, u0, times, alg, settings, Val(dense), log)
+
+function solve_from!(out, field::Field, u0, times, alg, settings, ::Val{dense}, log) where {dense}
     copyto!(view(out, :, 1), u0)
     length(times) == 1 && return Solved(nothing, alg, times, ReturnCode.Success)
-    f = ode_function(field, alg)
     log === nothing || follow!(field, log)
-    problem = ODEProblem{true}(f, u0, (times[1], times[end]), field.memory.params)
-    if settings.controls.torchdiffeq
-        # All that a backsolve starts from are the states at the times.
-        states = [copy(u0)]
-        quartics = dense ? Quartics(times[1], u0) : nothing
-        code = march!(f, u0, field.memory.params, times, alg, settings, field; log, quartics) do i, u
-            copyto!(view(out, :, i), u)
-            dense || log !== nothing || push!(states, copy(u))
-        end
-        log === nothing || return Solved(log, alg, times, code)
-        solution = if dense
-            SciMLBase.build_solution(
-                problem, alg, quartics.times, quartics.states; retcode = code, dense = true,
-                interp = quartics, calculate_error = false
-            )
-        else
-            SciMLBase.build_solution(
-                problem, alg, times[1:length(states)], states; retcode = code, dense = false
-            )
-        end
-        return Solved(solution, alg, times, code)
-    end
+    settings.controls.torchdiffeq &&
+        return march_from!(out, field, u0, times, alg, settings, Val(dense), log)
+    log === nothing || return solve_noting!(out, field, u0, times, alg, settings, log)
+    problem = ODEProblem{true}(
+        ode_function(field, alg), u0, (times[1], times[end]), field.memory.params
+    )
     keep = dense ? (; save_everystep = true) : (; saveat = times, save_everystep = false, dense = false)
-    noted = log === nothing ? (;) : (; callback = noting(log, field))
     solution = solve(
-        problem, alg; common_options(settings, alg, field, times[1], times[end])..., keep..., noted...
+        problem, alg; common_options(settings, alg, field, times[1], times[end])..., keep...
     )
     count_unnoted!(field.tally, solution)
     if SciMLBase.successful_retcode(solution)
@@ -183,7 +174,63 @@ function solve_forward!(
             dense ? solution(view(out, :, i), t) : copyto!(view(out, :, i), solution.u[i])
         end
     end
-    return Solved(log === nothing ? solution : log, alg, times, solution.retcode)
+    return Solved(solution, alg, times, solution.retcode)
+end
+
+"The same where a log notes the steps, and the solution is only needed for the states at `times`."
+function solve_noting!(out, field, u0, times, alg, settings, log)
+    tspan = (times[1], times[end])
+    options = common_options(settings, alg, field, tspan...)
+    callback = noting(log, field)
+    make() = init(
+        ODEProblem{true}(ode_function(field, alg), u0, tspan, field.memory.params), alg;
+        options..., callback, saveat = times, save_everystep = false, dense = false
+    )
+    function renew!(integrator)
+        integrator.opts.callback = SciMLBase.CallbackSet(callback)
+        (; controller, maxiters, tstops, d_discontinuities) = options
+        dt = Base.get(options, :dt, nothing)
+        return restart!(
+            integrator, u0, settings, controller; maxiters, tstops, d_discontinuities, saveat = times, dt
+        )
+    end
+    function finish(integrator)
+        solution = SciMLBase.solve!(integrator)
+        count_unnoted!(field.tally, solution)
+        if SciMLBase.successful_retcode(solution)
+            for i in 2:length(times)
+                copyto!(view(out, :, i), solution.u[i])
+            end
+        end
+        return solution.retcode
+    end
+    code = with_integrator(finish, make, renew!, field, alg, tspan, length(out))::ReturnCode.T
+    return Solved(log, alg, times, code)
+end
+
+"The same by torchdiffeq's rules."
+function march_from!(out, field, u0, times, alg, settings, ::Val{dense}, log) where {dense}
+    f = ode_function(field, alg)
+    # All that a backsolve starts from are the states at the times.
+    states = dense || log !== nothing ? nothing : [copy(u0)]
+    quartics = dense ? Quartics(times[1], u0) : nothing
+    code = march!(f, u0, field.memory.params, times, alg, settings, field, log, quartics) do i, u
+        copyto!(view(out, :, i), u)
+        states === nothing || push!(states, copy(u))
+    end
+    log === nothing || return Solved(log, alg, times, code)
+    problem = ODEProblem{true}(f, u0, (times[1], times[end]), field.memory.params)
+    solution = if dense
+        SciMLBase.build_solution(
+            problem, alg, quartics.times, quartics.states; retcode = code, dense = true,
+            interp = quartics, calculate_error = false
+        )
+    else
+        SciMLBase.build_solution(
+            problem, alg, times[1:length(states)], states; retcode = code, dense = false
+        )
+    end
+    return Solved(solution, alg, times, code)
 end
 
 "The gradient of a solve that made no step: all its states are the first one."

@@ -31,11 +31,13 @@ const DP5_MIDDLE = (
 const DP5_SOLUTION = (35 / 384, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84, 0.0)
 const DP5_CHANGE = DP5_MIDDLE[2] / DP5_SOLUTION[2]
 
-twin(::DP5) = Twin(
+const DP5_TWIN = Twin(
     5, 2 / 3,
     Tuple(DP5_MIDDLE[i] - DP5_CHANGE * DP5_SOLUTION[i] for i in (1, 3, 4, 5, 6)), DP5_CHANGE,
     c -> (c.k1, c.k4, c.k5, c.k6, c.k7),
 )
+
+twin(::DP5) = DP5_TWIN
 twin(::BS3) = Twin(3, 1.0, (0.0, 0.5, 0.0), 0.0, c -> (c.fsalfirst, c.k2, c.k4))
 twin(alg) = throw(ArgumentError("$(nameof(typeof(alg))) has no twin in torchdiffeq"))
 
@@ -61,13 +63,13 @@ function first_step(f!, u0, p, t0, direction, order, abstol, reltol, norm)
 end
 
 """
-    march!(visit, f, u0, p, times, alg, settings, field; log, quartics)
+    march!(visit, f, u0, p, times, alg, settings, field, log = nothing, quartics = nothing)
 
 Step from `times[1]` past each later time, and call `visit(i, u)` with the state there,
 interpolated as torchdiffeq does (a quartic through both ends' values and slopes and the
 middle). A `log` notes the steps, `quartics` keep them. Returns the return code.
 """
-function march!(visit, f, u0, p, times, alg, settings, field; log = nothing, quartics = nothing)
+function march!(visit, f, u0, p, times, alg, settings, field, log = nothing, quartics = nothing)
     (; abstol, reltol, norm, maxiters, controls, jumps, steps) = settings
     direction = sign(times[end] - times[1])
     like = twin(alg)
@@ -81,13 +83,22 @@ function march!(visit, f, u0, p, times, alg, settings, field; log = nothing, qua
     # torchdiffeq steps over the last time and interpolates, so there is no end to stop at.
     horizon = times[end] + direction * max(1.0e6 * abs(times[end] - times[1]), 1.0)
     ahead(stops) = filter(s -> direction * s > direction * times[1], stops)
-    integrator = init(
-        ODEProblem{true}(f, u0, (times[1], horizon), p), alg;
-        dt = direction * h, controller, abstol, reltol, internalnorm = norm,
-        save_everystep = false, save_start = false, save_end = false, dense = false,
-        calck = false, maxiters = typemax(Int), tstops = ahead(steps),
-        d_discontinuities = ahead(jumps), verbose = SILENT
+    dt, tspan = direction * h, (times[1], horizon)
+    stops = (; maxiters = typemax(Int), tstops = ahead(steps), d_discontinuities = ahead(jumps))
+    make() = init(
+        ODEProblem{true}(f, u0, tspan, p), alg;
+        dt, controller, abstol, reltol, internalnorm = norm, save_everystep = false,
+        save_start = false, save_end = false, dense = false, calck = false, verbose = SILENT, stops...
     )
+    renew!(integrator) = restart!(integrator, u0, settings, controller; saveat = (), dt, stops...)
+    march(integrator) =
+        march_through!(visit, integrator, like, u0, times, direction, maxiters, field, log, quartics)
+    # Where steps are noted, the problem is the field's own.
+    log === nothing && return march(make())
+    return with_integrator(march, make, renew!, field, alg, tspan, length(u0))::ReturnCode.T
+end
+
+function march_through!(visit, integrator, like, u0, times, direction, maxiters, field, log, quartics)
     work = Interpolation(u0)
     attempts = field.tally.accepted + field.tally.rejected
     for i in 2:length(times)

@@ -226,11 +226,101 @@ end
     foreach(c_release, (number, tape_number[]))
 end
 
+"What a backward solve of a solution made by `c_solve` leaves: its report, and the gradients."
+function c_pull_back(
+        solution, number, cotangents::Matrix{T}; adjoint, m = 15, params_bar = zeros(T, m)
+    ) where {T}
+    n = size(cotangents, 1)
+    settings, kept = c_settings(; components = adjoint == 0 ? [1, n, n + m + 1, 2n + m] : [1, n])
+    y_bar = zeros(T, n)
+    reports = Vector{CReport}(undef, 1)
+    GC.@preserve kept cotangents y_bar params_bar begin
+        request = CBackward(
+            solution, settings, adjoint, C_NULL, 0, pointer(cotangents), pointer(y_bar), pointer(params_bar), 0,
+            C_NULL
+        )
+        @test c_backward([request], reports, [number]) == 0
+    end
+    return only(reports), y_bar, params_bar
+end
+
+@testset "a cotangent that is not finite is not solved for: $T, adjoint $adjoint" for
+    T in (Float32, Float64), adjoint in (0, 1, 2, 3, 4)
+
+    _, number, (_, _, _, params) = built(T)
+    params .= T.(range(-1, 1; length = 15))
+    u0, times = T.(range(-1, 1; length = 8)), [0.0, 0.5, 1.0]
+    _, report, y = c_solve(number, u0, times; keep = 1 + (adjoint == 0 ? 0 : adjoint == 2 ? 2 : 1))
+    @test report.status == Int32(PySemi.SUCCESS) && all(isfinite, y)
+    pull(cotangents) = c_pull_back(report.solution, number, cotangents; adjoint)
+    ended, y_bar, params_bar = pull(ones(T, 8, 3))
+    @test ended.status == Int32(PySemi.SUCCESS) && all(isfinite, [y_bar; params_bar])
+    for bad in (NaN, Inf, -Inf), place in (1, 8, 13, 24)
+        cotangents = ones(T, 8, 3)
+        cotangents[place] = bad
+        ended, y_bar, params_bar = pull(cotangents)
+        @test ended.status == Int32(PySemi.COTANGENT_NOT_FINITE) && ended.nvjp == 0
+        @test all(isnan, y_bar) && all(isnan, params_bar)
+    end
+    # Nothing stays behind.
+    ended, y_bar, params_bar = pull(ones(T, 8, 3))
+    @test ended.status == Int32(PySemi.SUCCESS) && all(isfinite, [y_bar; params_bar])
+    # Each is finite, their sum is not.
+    if adjoint == 2
+        ended, y_bar, _ = pull(fill(floatmax(T), 8, 3))
+        @test ended.status == Int32(PySemi.RESULT_NOT_FINITE) && !all(isfinite, y_bar)
+    end
+    foreach(c_release, (report.solution, number))
+end
+
+@testset "the parameters' gradient may be left in the field's own memory: adjoint $adjoint" for adjoint in 0:4
+    _, number, (_, _, _, params, _, _, own) = built(Float64)
+    params .= range(-1, 1; length = 15)
+    u0, times = collect(range(-1, 1; length = 8)), [0.0, 0.5, 1.0]
+    _, report, _ = c_solve(number, u0, times; keep = 1 + (adjoint == 0 ? 0 : adjoint == 2 ? 2 : 1))
+    _, y_bar, params_bar = c_pull_back(report.solution, number, ones(8, 3); adjoint)
+    @test any(!iszero, params_bar)
+    ended, again, _ = c_pull_back(report.solution, number, ones(8, 3); adjoint, params_bar = own)
+    @test ended.status == Int32(PySemi.SUCCESS) && again == y_bar && own == params_bar
+    ended, _, _ = c_pull_back(report.solution, number, fill(NaN, 8, 3); adjoint, params_bar = own)
+    @test ended.status == Int32(PySemi.COTANGENT_NOT_FINITE) && all(isnan, own)
+    foreach(c_release, (report.solution, number))
+end
+
+@testset "a state that is not finite at an observation has a status: $T, keep $keep" for
+    T in (Float32, Float64), keep in (0, 1, 2, 3)
+
+    number, addresses = Ref{Int64}(0), fill(C_NULL, 7)
+    sizes = ("t" => 1, "y" => 2, "cotangent" => 2, "params" => 1, "dy" => 2, "y_bar" => 2, "params_bar" => 1)
+    buffers = ("buffer $i $role $T $size" for (i, (role, size)) in enumerate(sizes))
+    # The second state's slope is NaN at t = 1, where the norm does not see it.
+    tape = join((buffers..., "program field"), "\n") * """
+
+    %5[1] = pointwise %1[1] :: $T(1.0)
+    %5[1|1|1] = pointwise %1[1] :: v1 = $T(1.0) - x1; v1 / v1
+    """
+    @test c_build(tape, number, addresses) == 0
+    solved_to(times...; y0 = T[0, 0]) = c_solve(number[], y0, collect(times); components = [1, 1], keep)
+    for (times, finite) in (((0.0, 0.3, 0.9), true), ((0.0, 0.3, 1.0), false))
+        _, report, y = solved_to(times...)
+        @test report.status == Int32(finite ? PySemi.SUCCESS : PySemi.RESULT_NOT_FINITE)
+        @test all(isfinite, y) == finite && all(isfinite, y[:, 1:2])
+        @test (report.solution > 0) == (keep > 0)
+        keep > 0 && @test c_release(report.solution) == 0
+    end
+    _, report, _ = solved_to(0.0; y0 = T[NaN, 0])
+    @test report.status == Int32(PySemi.RESULT_NOT_FINITE)
+    keep > 0 && c_release(report.solution)
+    c_release(number[])
+end
+
 """
 Solve and differentiate a perceptron from each column of `u0`, to its own column of `times`, with so
 many fields. A column of `u0` that is NaN fails.
 """
-function c_batch(::Type{T}, u0, times, workers; adjoint = 0) where {T}
+function c_batch(
+        ::Type{T}, u0, times, workers; adjoint = 0, cotangents = ones(T, 8, size(times, 1), size(u0, 2))
+    ) where {T}
     fields = map(1:workers) do _
         _, number, (_, _, _, params) = built(T)
         params .= T.(range(-1, 1; length = 15))
@@ -239,7 +329,7 @@ function c_batch(::Type{T}, u0, times, workers; adjoint = 0) where {T}
     b, k = size(u0, 2), size(times, 1)
     settings, kept = c_settings()
     augmented, kept_too = c_settings(; components = adjoint == 0 ? [1, 8, 24, 31] : [1, 8])
-    y, cotangents, y_bar, params_bar = zeros(T, 8, k, b), ones(T, 8, k, b), zeros(T, 8, b), zeros(T, 15)
+    y, y_bar, params_bar = zeros(T, 8, k, b), zeros(T, 8, b), zeros(T, 15)
     reports = Vector{CReport}(undef, 2b)
     GC.@preserve kept kept_too u0 times y cotangents y_bar params_bar begin
         column(x, i) = pointer(selectdim(x, ndims(x), i))
@@ -285,6 +375,16 @@ reports_nothing() = CReport(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
         # In the same order each time.
         @test params_bar == c_batch(T, u0, times, workers; adjoint)[4]
     end
+end
+
+@testset "of a batch, one cotangent that is not finite makes the parameters' gradient NaN" for workers in (1, 2)
+    u0, times = randn(8, 4), repeat([0.0, 1.0], 1, 4)
+    cotangents = ones(8, 2, 4)
+    cotangents[3, 2, 2] = Inf
+    reports, _, y_bar, params_bar = c_batch(Float64, u0, times, workers; adjoint = 2, cotangents)
+    @test reports[4 + 2].status == Int32(PySemi.COTANGENT_NOT_FINITE)
+    @test all(isnan, y_bar[:, 2]) && all(isnan, params_bar)
+    @test reports[4 + 1].status == Int32(PySemi.SUCCESS) && all(isfinite, y_bar[:, 1])
 end
 
 @testset "the threads are BLAS's again after a batch, also after one that failed" begin

@@ -42,7 +42,7 @@ end
 
 @testset "torchdiffeq's interpolation goes through both ends and its middle, $name" for name in ("DP5", "BS3")
     alg = algorithm(name)
-    theirs = runge_kutta(alg; torchdiffeq = true)
+    theirs = runge_kutta(alg, true)
     own = runge_kutta(alg)
     @test theirs.rows == own.rows && theirs.weights == own.weights
     near_end, end_weights = dense_weights.((theirs.between(1 - 1.0e-13), own.weights), 7)
@@ -243,6 +243,38 @@ end
     @test field.tally.nf > 0
 end
 
+@testset "a field that has solved before solves as a new one does: $method, $torchdiffeq" for
+    (method, torchdiffeq) in (
+        ("DP5", false), ("Tsit5", false), ("BS3", false), ("Vern7", false), ("DP5", true), ("BS3", true),
+    )
+
+    A = randn(3, 3)
+    worn = wave_field(A, 0.7)
+    again = 0
+    told(tally) = map(name -> getfield(tally, name), fieldnames(typeof(tally)))
+    for (times, tol, jumps, first_step) in (
+            ([0.0, 1.0, 3.0], 1.0e-4, Float64[], 0.0), ([0.0, 0.2, 0.5, 3.0], 1.0e-7, Float64[], 0.0),
+            ([0.0, 3.0], 1.0e-5, [0.3], 0.0), ([0.0, 3.0], 1.0e-5, [0.3, 0.8], 0.01),
+            ([0.0, 3.0], 1.0e-5, [0.3], 0.01), ([0.0, 3.0], 1.0e-4, Float64[], 0.0),
+            ([1.0, -1.5], 1.0e-4, Float64[], 0.0), ([1.0, 0.0, -1.5], 1.0e-4, [0.3], 0.0),
+            ([0.0, 3.0], NaN, Float64[], 0.0), ([0.0, 3.0], 1.0e-4, Float64[], 0.0),
+            ([0.0, 3.0], 1.0e-6, Float64[], 0.0),
+        )
+        u0, cotangents = randn(3), randn(3, length(times))
+        before = worn.kept
+        controls = Controls(; torchdiffeq, first_step)
+        solve(field) = discrete_gradient(field, u0, times, cotangents; method, tol, jumps, controls)
+        got, expected = solve(worn), solve(wave_field(A, 0.7))
+        again += before !== nothing && worn.kept === before
+        # What a failed solve leaves of the states is nobody's.
+        results(x) = (x.code, x.code == PySemi.ReturnCode.Success ? (x.y, x.y_bar, x.params_bar) : nothing)
+        @test isequal(results(got), results(expected))
+        @test isequal(told(got.forward), told(expected.forward))
+        @test isequal(told(got.backward), told(expected.backward))
+    end
+    @test again >= 4
+end
+
 @testset "fewer checkpoints, the same gradient ($capacity)" for capacity in (1, 2, 3, 7)
     times = collect(range(0, 10; length = 6))
     A, u0, cotangents = randn(3, 3), randn(3), randn(3, 6)
@@ -305,7 +337,7 @@ end
     start()
     settings = Settings(1.0e-6, 1.0e-6, ComponentNorm([1:3]), 1000, Controls(), Float64[], Float64[])
     out = zeros(3, 2)
-    solved = PySemi.solve_until!((u, t) -> t - 0.777, out, field, u0, 0.0, 1, alg, settings; log)
+    solved = PySemi.solve_until!((u, t) -> t - 0.777, out, field, u0, 0.0, 1, alg, settings, log)
     @test solved.times[2] ≈ 0.777 && log.ends[end] > 0.777 > log.starts[end]
     @test remade(field, log, u0, solved.times) ≈ out rtol = 1.0e-12
     cotangents, δ = randn(3, 2), randn(3)

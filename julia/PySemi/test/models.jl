@@ -110,7 +110,7 @@ function discrete_gradient(
         controls = Controls(), jumps = Float64[], steps = Float64[], keep = true
     ) where {T}
     alg = algorithm(method)
-    log = StepLog(field, capacity, Base.invokelatest(runge_kutta, alg; controls.torchdiffeq), jumps)
+    log = StepLog(field, capacity, Base.invokelatest(runge_kutta, alg, controls.torchdiffeq), jumps)
     log.keeps_stages = keep
     direction = times[end] >= times[1] ? 1 : -1
     start() = prepare!(

@@ -3,8 +3,8 @@
 using OrdinaryDiffEqCore: isimplicit
 using PySemi:
     PySemi, CBackward, Field, JOINT, NOTHING, Solved, algorithm, as_matrix, as_vector, common_options,
-    count_unnoted!, evaluate!, in_newest_world, march!, nparams, nstates, prepare!, report!, settings_of,
-    stand_still!, start_step!, status_of
+    count_unnoted!, evaluate!, gradient_status, in_newest_world, march!, nparams, nstates, prepare!,
+    report!, settings_of, stand_still!, start_step!, status_of
 using QuadGK: quadgk!
 using SciMLBase: SciMLBase, ReturnCode, solve
 using SciMLSensitivity:
@@ -28,13 +28,14 @@ function PySemi.backward_by_adjoint(
     status = try
         alg = algorithm(unsafe_string(c.settings.algorithm); dense = adjoint !== :backsolve)
         implicit = isimplicit(alg)
-        status_of(
-            in_newest_world(
-                solve_backward!,
-                as_vector(T, c.y_bar, n), params_bar, field, solved, alg, adjoint,
-                as_matrix(T, c.cotangents, n, length(times)), settings
+        cotangents = as_matrix(T, c.cotangents, n, length(times))
+        gradient_status(as_vector(T, c.y_bar, n), params_bar, cotangents) do y_bar, params_bar
+            status_of(
+                in_newest_world(
+                    solve_backward!, y_bar, params_bar, field, solved, alg, adjoint, cotangents, settings
+                )
             )
-        )
+        end
     catch error
         status_of(error)
     end
