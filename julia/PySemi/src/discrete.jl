@@ -172,13 +172,15 @@ struct StepMemory{V}
     used::Vector{Bool}
     "Where the steps since a checkpoint began."
     segment::Vector{V}
+    "What one stage has to do with the points inside of a step."
+    shares::Combination
 end
 
 function StepMemory(field::Field{T, V}, nstages) where {T, V}
     (; y, dy) = field.memory
     return StepMemory{V}(
         similar(y), similar(y), fill(dy, nstages), fill(dy, nstages), Stage{V}[],
-        [similar(y) for _ in 1:nstages], zeros(Bool, nstages), V[]
+        [similar(y) for _ in 1:nstages], zeros(Bool, nstages), V[], Combination()
     )
 end
 
@@ -225,25 +227,27 @@ pull_back!(y_bar, params_bar, field, log, times, cotangents) = with_memory(field
     fill!(λ, 0)
     observation = length(times)
     direction = sign(times[end] - times[1])
-    # Points inside of a step, as weights of its stages and a cotangent.
-    inside = Tuple{Combination, typeof(view(cotangents, :, 1))}[]
+    # Of points inside of a step: the weights of its stages, and the cotangent.
+    inside, at_points = Combination[], typeof(view(cotangents, :, 1))[]
     for checkpoint in length(log.states):-1:1
         numbers = remake!(segment, memory, field, log, checkpoint)
         for n in reverse(numbers)
             start, stop = log.starts[n], log.ends[n]
             # Those after the start belong to this step.
-            empty!(inside)
+            foreach(empty!, (inside, at_points))
             while observation >= 2 && direction * (times[observation] - start) > 0
                 cotangent = view(cotangents, :, observation)
                 if times[observation] == stop
                     λ .+= cotangent
                 else
                     Θ = (times[observation] - start) / (stop - start)
-                    push!(inside, (log.method.between(Θ), cotangent))
+                    push!(inside, log.method.between(Θ))
+                    push!(at_points, cotangent)
                 end
                 observation -= 1
             end
-            pull_back_step!(λ, memory, field, log, n, segment[n - first(numbers) + 1], inside)
+            y = segment[n - first(numbers) + 1]
+            pull_back_step!(λ, memory, field, log, n, y, inside, at_points)
             count_accepted!(field.tally, stop, start)
         end
     end
@@ -393,28 +397,33 @@ add!(y, a, p, b, q, c, r) = y .+= a .* p .+ b .* q .+ c .* r
 add!(y, a, p, b, q, c, r, d, s) = y .+= a .* p .+ b .* q .+ c .* r .+ d .* s
 scale!(y, a, p) = y .= a .* p
 
+"A vector or a column of a matrix."
+const Dense{T} = Union{
+    Vector{T}, SubArray{T, 1, Matrix{T}, Tuple{Base.Slice{Base.OneTo{Int}}, Int}, true},
+}
+
 # Broadcasts look first whether arrays overlap, and at their sizes, for longer than small ones take.
-function add!(y::V, a::T, p::V) where {T, V <: Vector{T}}
+function add!(y::Vector{T}, a::T, p::Dense{T}) where {T}
     @inbounds @simd ivdep for i in eachindex(y)
         y[i] += a * p[i]
     end
 end
-function add!(y::V, a::T, p::V, b::T, q::V) where {T, V <: Vector{T}}
+function add!(y::Vector{T}, a::T, p::Dense{T}, b::T, q::Dense{T}) where {T}
     @inbounds @simd ivdep for i in eachindex(y)
         y[i] += a * p[i] + b * q[i]
     end
 end
-function add!(y::V, a::T, p::V, b::T, q::V, c::T, r::V) where {T, V <: Vector{T}}
+function add!(y::Vector{T}, a::T, p::Dense{T}, b::T, q::Dense{T}, c::T, r::Dense{T}) where {T}
     @inbounds @simd ivdep for i in eachindex(y)
         y[i] += a * p[i] + b * q[i] + c * r[i]
     end
 end
-function add!(y::V, a::T, p::V, b::T, q::V, c::T, r::V, d::T, s::V) where {T, V <: Vector{T}}
+function add!(y::Vector{T}, a::T, p::Dense{T}, b::T, q::Dense{T}, c::T, r::Dense{T}, d::T, s::Dense{T}) where {T}
     @inbounds @simd ivdep for i in eachindex(y)
         y[i] += a * p[i] + b * q[i] + c * r[i] + d * s[i]
     end
 end
-function scale!(y::V, a::T, p::V) where {T, V <: Vector{T}}
+function scale!(y::Vector{T}, a::T, p::Dense{T}) where {T}
     @inbounds @simd ivdep for i in eachindex(y)
         y[i] = a * p[i]
     end
@@ -422,15 +431,15 @@ end
 
 """
 Turn λ, the gradient of what follows the step of number `n` with respect to its end, into that
-with respect to its beginning at `y`; dL/dθ is added up in the field's memory. `inside` are
-pairs of weights and a cotangent for points between.
+with respect to its beginning at `y`; dL/dθ is added up in the field's memory. `inside` are the
+weights of points between, `at_points` their cotangents.
 """
-function pull_back_step!(λ, memory, field, log, n, y, inside)
+function pull_back_step!(λ, memory, field, log, n, y, inside, at_points)
     (; method) = log
-    (; used, bars) = memory
+    (; used, bars, shares) = memory
     (; cotangent) = field.memory
     start, h = log.starts[n], log.ends[n] - log.starts[n]
-    plan_stages!(used, method, (weights for (weights, _) in inside))
+    plan_stages!(used, method, inside)
     make_stages!(memory, field, log, n, y; records = true)
     for i in reverse(eachindex(used))
         if !used[i]
@@ -438,21 +447,28 @@ function pull_back_step!(λ, memory, field, log, n, y, inside)
             continue
         end
         scale!(cotangent, eltype(λ)(h * weight_of(method.weights, i)), λ)
-        for (weights, at_point) in inside
-            weight = weight_of(weights, i)
-            weight == 0 || (cotangent .+= eltype(λ)(h * weight) .* at_point)
-        end
+        add_combination!(cotangent, h, shares_of!(shares, i, inside), at_points)
         add_combination!(cotangent, h, method.columns[i], bars)
         reverse!(field, memory.records[i], start + method.nodes[i] * h)
         copyto!(bars[i], field.memory.y_bar)
     end
-    for (_, at_point) in inside
-        λ .+= at_point
+    for at_point in at_points
+        add!(λ, one(eltype(λ)), at_point)
     end
     for i in eachindex(used)
         used[i] && add!(λ, one(eltype(λ)), bars[i])
     end
     return nothing
+end
+
+"Into `shares`: the factor of the `i`th in each of the combinations that have it."
+function shares_of!(shares, i, combinations)
+    empty!(shares)
+    for (j, combination) in enumerate(combinations)
+        weight = weight_of(combination, i)
+        weight == 0 || push!(shares, j => weight)
+    end
+    return shares
 end
 
 "The factor of the `i`th in a combination."

@@ -87,6 +87,7 @@ function read_method(alg, torchdiffeq)
     between = torchdiffeq ? torchdiffeq_weights(integrator, twin(alg)) : own_weights(integrator)
     between(0.5) # which may need more stages
     total = length(probe.states)
+    between = as_polynomials(between, total)
     rows = [nonzeros(state) for state in probe.states]
     columns = [[i => a for i in 1:total for (k, a) in rows[i] if k == j] for j in 1:total]
     is_explicit = all(i -> all(((j, _),) -> j < i, rows[i]), 1:total) && iszero(probe.times[1])
@@ -128,6 +129,56 @@ end
 function one_at_a_time(f)
     guard = ReentrantLock()
     return x -> Base.@lock guard f(x)
+end
+
+"Weights inside of a step as polynomials of Θ, in Newton's form: a column of `factors` for each stage."
+struct WeightPolynomials
+    stages::Vector{Int}
+    nodes::Vector{Float64}
+    factors::Matrix{Float64}
+end
+
+(weights::WeightPolynomials)(Θ)::Combination =
+    [stage => at(weights, Θ, column) for (column, stage) in enumerate(weights.stages)]
+
+function at((; nodes, factors)::WeightPolynomials, Θ, column)
+    value = factors[end, column]
+    for i in (length(nodes) - 1):-1:1
+        value = muladd(value, Θ - nodes[i], factors[i, column])
+    end
+    return value
+end
+
+"Degree of the interpolants that are tried."
+const MOST_DEGREE = 12
+
+"""
+    as_polynomials(between, stages)
+
+The weights that `between` gives as polynomials of Θ, which those of explicit methods are; `between`
+itself, should they not be.
+"""
+function as_polynomials(between, stages)
+    weights_at(f, Θ) = (w = zeros(stages); foreach(((i, c),) -> w[i] = c, f(Θ)); w)
+    checked = range(0.01, 0.99; length = 2 * MOST_DEGREE + 1)
+    expected = [weights_at(between, Θ) for Θ in checked]
+    bound = 1.0e-13 * max(1, maximum(w -> maximum(abs, w), expected))
+    for degree in 1:MOST_DEGREE
+        nodes = [(1 - cospi((2i - 1) / (2 * degree + 2))) / 2 for i in 1:(degree + 1)]
+        found = polynomials_through(nodes, [weights_at(between, Θ) for Θ in nodes])
+        errors = (maximum(abs, weights_at(found, Θ) - w) for (Θ, w) in zip(checked, expected))
+        all(<=(bound), errors) && return found
+    end
+    return between
+end
+
+function polynomials_through(nodes, values)
+    stages = findall(i -> any(w -> w[i] != 0, values), eachindex(first(values)))
+    factors = [w[i] for w in values, i in stages]
+    for k in 2:length(nodes), i in length(nodes):-1:k
+        factors[i, :] .= (factors[i, :] .- factors[i - 1, :]) ./ (nodes[i] - nodes[i - k + 1])
+    end
+    return WeightPolynomials(stages, nodes, factors)
 end
 
 "Whether a second step does from the first one's end what the first did from zero."

@@ -118,11 +118,13 @@ function march_through!(visit, integrator, like, u0, times, direction, maxiters,
     return ReturnCode.Success
 end
 
-struct Interpolation{V}
-    middle::V
-    out::V
+mutable struct Interpolation{V}
+    const middle::V
+    const out::V
+    "From when to when the step went whose middle it is."
+    step::Tuple{Float64, Float64}
 end
-Interpolation(u) = Interpolation(similar(u), similar(u))
+Interpolation(u) = Interpolation(similar(u), similar(u), (NaN, NaN))
 
 function interpolate!(work, integrator, like, t)
     t == integrator.t && return integrator.u
@@ -140,6 +142,10 @@ function middle!(work, integrator, like)
     h, change = T(integrator.t - integrator.tprev), T(like.change)
     y0, y1 = integrator.uprev, integrator.u
     stages = like.stages(integrator.cache)
+    step = (integrator.tprev, integrator.t)
+    # Each step is looked at for all the times in it, and then no more.
+    work.step == step && return first(stages), last(stages)
+    work.step = step
     @. middle = y0 + change * (y1 - y0)
     for (weight, k) in zip(like.middle, stages)
         weight == 0 || (middle .+= (h * T(weight)) .* k)

@@ -40,6 +40,26 @@ end
     end
 end
 
+@testset "weights inside of a step are polynomials: $name" for name in (
+        "Euler", "Ralston", "Heun", "BS3", "RK4", "DP5", "Tsit5", "BS5", "Vern7",
+    )
+    alg = algorithm(name)
+    method = Base.invokelatest(runge_kutta, alg)
+    @test method.between isa PySemi.WeightPolynomials
+    # The order of an interpolant, and the ends of the step.
+    n = PySemi.nstages(method)
+    @test sum(dense_weights(method.between(0.3), n)) ≈ 0.3 rtol = 1.0e-12
+    @test dense_weights(method.between(1.0), n) ≈ dense_weights(method.weights, n) atol = 1.0e-11
+    @test maximum(abs, dense_weights(method.between(0.0), n)) < 1.0e-11
+end
+
+@testset "what is no polynomial stays what it is" begin
+    between(Θ) = [1 => Θ, 2 => sin(Θ)]
+    @test PySemi.as_polynomials(between, 2) isa PySemi.WeightPolynomials # to rounding
+    steps(Θ) = [1 => Θ, 2 => float(Θ > 0.5)]
+    @test PySemi.as_polynomials(steps, 2) === steps
+end
+
 @testset "torchdiffeq's interpolation goes through both ends and its middle, $name" for name in ("DP5", "BS3")
     alg = algorithm(name)
     theirs = runge_kutta(alg, true)
