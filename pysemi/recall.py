@@ -153,8 +153,8 @@ class Recollection:
     backend: Backend
     adjoint: Adjoint | None
     _watch: Watch
-    _params: tuple[Tensor, ...]
-    """Those whose identities are in the question, so that no other tensor can have them."""
+    _held: tuple[Any, ...]
+    """What is known by its identity alone, so that nothing else can have it."""
 
 
 class _Function:
@@ -173,12 +173,13 @@ def recall(func: Any, asked: Question | None) -> Recollection | None:
     if asked is None:
         return None
     root, method = _root(func)
+    key = (id(method), asked)
     found = _functions.get(id(root))
     if found is None or found[0]() is not root:
         return None
     function = found[1]
     try:
-        known = function.known.get((method, asked))
+        known = function.known.get(key)
     except TypeError:  # an argument that has no hash
         return None
     if known is None or known.form.recurring.prepared is None:
@@ -187,7 +188,7 @@ def recall(func: Any, asked: Question | None) -> Recollection | None:
         function.changes = 0
         return known
     function.changes += 1
-    function.known.pop((method, asked), None)
+    function.known.pop(key, None)
     return None
 
 
@@ -217,7 +218,7 @@ def remember(
     function = _function(root)
     if function is None or function.changes >= MOST_CHANGES:
         return problem
-    key = (method, asked)
+    key = (id(method), asked)  # a function that is held might hold the root
     if key not in function.known:  # it may be asked once, as of a function made for one call
         while len(function.known) >= QUESTIONS_KNOWN:
             function.known.pop(next(iter(function.known)))
@@ -230,7 +231,7 @@ def remember(
     if seen is None:
         return problem
     form = Form(problem.layout, problem.settings, problem.trajectories, Recurring())
-    function.known[key] = Recollection(form, backend, adjoint, seen, given)
+    function.known[key] = Recollection(form, backend, adjoint, seen, (method, *given))
     return replace(problem, recurring=form.recurring)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import threading
+import types
 import weakref
 from functools import partial
 
@@ -356,6 +357,21 @@ def test_nothing_is_kept_alive(posed):
     assert gone() is None
     assert weight() is None
     assert not recall._functions
+
+
+def test_a_method_that_refers_to_its_object_does_not_keep_it_alive(posed):
+    def attached():
+        net = Net()
+        net.dynamics = types.MethodType(lambda self, t, y: torch.tanh(y @ net.weight), net)
+        return net
+
+    net = attached()
+    every = [gradients(pysemi.odeint, net.dynamics, state(), [net.weight]) for _ in range(3)]
+    assert_equal(every[2], every[0])
+    gone = weakref.ref(net)
+    del net
+    gc.collect()
+    assert gone() is None
 
 
 def test_no_more_is_known_than_there_is_room_for(posed):
