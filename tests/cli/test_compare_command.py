@@ -131,7 +131,7 @@ def test_without_julia_one_line_names_the_way_to_one(isolated):
 
 
 def test_the_options_name_what_there_is():
-    from pysemi.backends.julia.backend import ADJOINTS
+    from pysemi.backends.julia.preparation import ADJOINTS
 
     assert [norm.value for norm in Norm] == list(NORM_NAMES)
     assert {adjoint.value for adjoint in Adjoint} == set(ADJOINTS)
