@@ -145,8 +145,7 @@ class Session:
         self._released: list[int] = []
         self._solved: set[Hashable] = set()
         self._blas_threads = 0
-        told = os.environ.get("PYSEMI_BLAS_THREADS", "")
-        self._blas_threads_told = int(told) if told.isdecimal() else 0
+        self._blas_threads_told = _blas_threads_told()
         self.library, self._border, self._kernels = start.wait()
         self._start = start
         self.home.run(self._open_home)
@@ -470,6 +469,12 @@ def _threads() -> str:
         if told:
             return told
     return str(torch.get_num_threads())
+
+
+def _blas_threads_told() -> int:
+    """What the environment says when Julia starts; 0 for nothing."""
+    told = os.environ.get("PYSEMI_BLAS_THREADS", "")
+    return int(told) if told.isdecimal() else 0
 
 
 def _plain(value: Any) -> Any:

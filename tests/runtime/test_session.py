@@ -20,7 +20,7 @@ import torch
 
 import pysemi
 from pysemi.errors import PysemiError, SolveError
-from pysemi.runtime.session import session
+from pysemi.runtime.session import _blas_threads_told, session
 from tests.vector_fields import Decay, Spiral
 
 pytestmark = [pytest.mark.julia, pytest.mark.usefixtures("real_julia")]
@@ -577,6 +577,12 @@ def test_blas_threads_follow_torch_unless_told_otherwise(monkeypatch):
         assert session().evaluate("PySemi.BLAS.get_num_threads()") == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("told", "threads"), [("2", 2), ("", 0), ("0", 0), ("some", 0)])
+def test_the_environment_says_how_many_blas_threads(told, threads, monkeypatch):
+    monkeypatch.setenv("PYSEMI_BLAS_THREADS", told)
+    assert _blas_threads_told() == threads
 
 
 def test_decay_in_float32_and_backward_in_time():
