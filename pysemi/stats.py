@@ -64,6 +64,11 @@ class SolveStats:
         Wall time of the solve.
     compile_seconds : float
         Part of the wall time spent on tracing and compiling (0 on torch).
+    state_size : int
+        Channels of the state y, all entries of a batch together (d in the paper's
+        section 3.4).
+    parameter_size : int
+        Parameters that a backward solve finds the gradient of (the paper's p); 0 forward.
     trajectory : int or None
         Of independent trajectories, each has its own statistics: which one this is.
     """
@@ -84,6 +89,8 @@ class SolveStats:
     evaluation_times: Times = field(default_factory=_no_times, repr=False)
     seconds: float = 0.0
     compile_seconds: float = 0.0
+    state_size: int = 0
+    parameter_size: int = 0
     trajectory: int | None = None
 
 

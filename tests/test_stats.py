@@ -262,3 +262,12 @@ def test_nothing_is_kept_when_no_block_is_open(monkeypatch):
         assert stats.nfe > 0
         assert stats.accepted > 0
         assert len(stats.evaluation_times) == len(stats.step_times) == 0
+
+
+def test_a_backward_solve_knows_how_many_states_and_parameters_it_was_for():
+    """The d and p of the paper's section 3.4."""
+    func = Counted(Spiral())
+    recording, *_ = solve_both(func, times(0, 1), torch.ones(3, 2, dtype=torch.float64))
+    parameters = sum(p.numel() for p in func.parameters())
+    assert [(s.state_size, s.parameter_size) for s in recording.forward] == [(6, 0)]
+    assert [(s.state_size, s.parameter_size) for s in recording.backward] == [(6, parameters)]

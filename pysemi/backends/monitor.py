@@ -45,6 +45,8 @@ class SolveMonitor:
         +1, or -1 where the solver's own time runs against the user's.
     adjoint : str or None
         Name of the adjoint that a backward solve belongs to.
+    state_size, parameter_size : int
+        Channels of the state, and parameters that a backward solve is for.
     trajectory : int or None
         Which of some independent ones is solved.
     """
@@ -58,6 +60,8 @@ class SolveMonitor:
         keep_times: bool,
         time_sign: int = 1,
         adjoint: str | None = None,
+        state_size: int = 0,
+        parameter_size: int = 0,
         trajectory: int | None = None,
     ) -> None:
         self.direction = direction
@@ -69,6 +73,8 @@ class SolveMonitor:
         self._keep_times = keep_times
         self._time_sign = time_sign
         self._adjoint = adjoint
+        self._state_size = state_size
+        self._parameter_size = parameter_size
         self._trajectory = trajectory
         self._budget = _step_budget(kind, settings)
         self._attempts = 0
@@ -156,6 +162,8 @@ class SolveMonitor:
             rejected_times=np.asarray(self._rejected_times, dtype=np.float64),
             evaluation_times=np.asarray(self._evaluation_times, dtype=np.float64),
             seconds=self._seconds,
+            state_size=self._state_size,
+            parameter_size=self._parameter_size,
             trajectory=self._trajectory,
         )
 

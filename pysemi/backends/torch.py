@@ -183,6 +183,8 @@ class _Graph:
             keep_times=keep_times,
             time_sign=-1 if _decreases(self.t) else 1,
             adjoint=self.adjoint.name,
+            state_size=self.y0.numel(),
+            parameter_size=sum(param.numel() for param in self.adjoint.params),
             trajectory=self.watched.trajectory,
         )
 
@@ -202,6 +204,7 @@ class _WatchedField:
             _reporting_kind(problem),
             problem.settings,
             keep_times=bool(recordings),
+            state_size=problem.y0.numel(),
             trajectory=problem.number,
         )
         self.trajectory = problem.number

@@ -23,7 +23,15 @@ _ABSENT = -1
 """Stands for None in a column of counts."""
 
 _TIMES = ("step_times", "step_sizes", "rejected_times", "evaluation_times")
-_COUNTS = ("nfe", "nvjp", "accepted", "rejected")
+_COUNTS = (
+    "nfe",
+    "nvjp",
+    "accepted",
+    "rejected",
+    "state_size",
+    "parameter_size",
+    "trajectory",
+)
 _SECONDS = ("seconds", "compile_seconds")
 _WORDS = tuple(
     field.name for field in fields(SolveStats) if field.name not in (*_TIMES, *_COUNTS, *_SECONDS)

@@ -32,6 +32,9 @@ solves = st.builds(
     evaluation_times=times,
     seconds=st.floats(0, 1e6),
     compile_seconds=st.floats(0, 1e6),
+    state_size=counts,
+    parameter_size=counts,
+    trajectory=st.none() | counts,
 )
 
 

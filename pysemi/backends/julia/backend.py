@@ -153,7 +153,7 @@ class JuliaBackend(Backend):
             _warn_of_inaccurate(adjoint, direction.settings.algorithm)
         if recordings and failure is None:
             for stats in outcome.stats(
-                "backward", direction, adjoint.settings.norm.name, adjoint.name, problem
+                "backward", direction, adjoint.settings.norm.name, adjoint, problem
             ):
                 publish(stats, recordings)
         return gradients(problem, solution, dense, y_bar, params_bar)

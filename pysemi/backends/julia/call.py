@@ -22,7 +22,7 @@ from pysemi.errors import (
     StepSizeUnderflowError,
 )
 from pysemi.methods import EXPLICIT_ALGORITHMS
-from pysemi.problem import Problem
+from pysemi.problem import Adjoint, Problem
 from pysemi.runtime.border import (
     Border,
     CBackward,
@@ -74,11 +74,13 @@ class Outcome:
         name: Any,
         direction: Direction,
         norm: str,
-        adjoint: str | None,
+        adjoint: Adjoint | None,
         problem: Problem,
         compile_seconds: float = 0.0,
     ) -> Iterator[SolveStats]:
-        """What each solve cost, where it was recorded."""
+        """What each solve cost, where it was recorded; forward without an adjoint."""
+        state_size = problem.y0.numel() // (problem.trajectories or 1)
+        parameter_size = sum(param.numel() for param in adjoint.params) if adjoint else 0
         for index, times in enumerate(self.times):
             report = self.reports[index]
             evaluations, steps, sizes, rejections = times
@@ -88,7 +90,7 @@ class Outcome:
                 bridge=direction.bindings[0].field.bridge,
                 method=direction.settings.algorithm,
                 norm=norm,
-                adjoint=adjoint,
+                adjoint=adjoint.name if adjoint else None,
                 nfe=report.nf,
                 nvjp=report.nvjp,
                 accepted=report.accepted,
@@ -99,6 +101,8 @@ class Outcome:
                 evaluation_times=evaluations,
                 seconds=report.seconds + compile_seconds,
                 compile_seconds=compile_seconds,
+                state_size=state_size,
+                parameter_size=parameter_size,
                 trajectory=None if problem.trajectories is None else index,
             )
             compile_seconds = 0.0  # spent once
