@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-__all__ = ["LabelledSeries", "hold_last_value"]
+__all__ = ["LabelledSeries", "hold_last_value", "spread"]
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,10 @@ class LabelledSeries:
         """At most so many series of each set, spread evenly over it."""
         return replace(
             self,
-            train_x=_spread(self.train_x, train),
-            train_y=_spread(self.train_y, train),
-            test_x=_spread(self.test_x, test),
-            test_y=_spread(self.test_y, test),
+            train_x=spread(self.train_x, train),
+            train_y=spread(self.train_y, train),
+            test_x=spread(self.test_x, test),
+            test_y=spread(self.test_y, test),
         )
 
 
@@ -86,12 +86,13 @@ def hold_last_value(series: Sequence[Tensor], length: int | None = None) -> Tens
     return torch.stack([one[torch.arange(longest).clamp(max=len(one) - 1)] for one in series])
 
 
-def _with_time(x: Tensor, times: Tensor) -> Tensor:
-    column = times.to(x).view(1, -1, 1).expand(len(x), -1, 1)
-    return torch.cat([column, x], dim=-1)
-
-
-def _spread(rows: Tensor, limit: int | None) -> Tensor:
+def spread(rows: Tensor, limit: int | None) -> Tensor:
+    """At most ``limit`` of the rows, evenly from the first to the last; all of them for None."""
     if limit is None or limit >= len(rows):
         return rows
     return rows[torch.linspace(0, len(rows) - 1, limit).round().long()]
+
+
+def _with_time(x: Tensor, times: Tensor) -> Tensor:
+    column = times.to(x).view(1, -1, 1).expand(len(x), -1, 1)
+    return torch.cat([column, x], dim=-1)

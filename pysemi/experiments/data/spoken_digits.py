@@ -8,8 +8,6 @@ coefficients by librosa.
 from __future__ import annotations
 
 import hashlib
-import io
-import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -19,16 +17,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pysemi.atomic import replacing
 from pysemi.errors import DataError
+from pysemi.experiments.data.archive import members
+from pysemi.experiments.data.features import Arrays, cached
 from pysemi.experiments.data.labelled_series import LabelledSeries
-from pysemi.experiments.data.sources import cache_dir, download, local_copy
+from pysemi.experiments.data.sources import DataFile, local_copy, obtain
+from pysemi.experiments.data.wav import read_wav
 
 __all__ = ["Cepstra", "load_spoken_digits", "recordings_digest"]
 
-URL = "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/v1.0.10.tar.gz"
-ARCHIVE = "free-spoken-digit-dataset-1.0.10.tar.gz"
-LOCAL_NAMES = (ARCHIVE, "fsdd.tar.xz", "free-spoken-digit-dataset-1.0.10", "recordings")
+ARCHIVE = DataFile(
+    name="free-spoken-digit-dataset-1.0.10.tar.gz",
+    urls=(
+        "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/v1.0.10.tar.gz",
+    ),
+    checksum=None,  # GitHub makes the archive when asked, and its bytes may change
+)
+OTHER_NAMES = ("fsdd.tar.xz", "free-spoken-digit-dataset-1.0.10", "recordings")
+"""Of local copies."""
 
 RECORDINGS = 3000
 DIGEST = "99aa5e3a7c822ab55b2a3b47e0b05aeb9f011c54837a12e3831ad24108330829"
@@ -113,27 +119,28 @@ def recordings_digest(recordings: Mapping[str, bytes]) -> str:
 
 
 def _cached_features(cepstra: Cepstra) -> tuple[list[str], Tensor]:
-    key = hashlib.sha256(f"{DIGEST} {astuple(cepstra)}".encode()).hexdigest()[:16]
-    cached = cache_dir() / f"spoken-digits-{key}.npz"
-    if not cached.exists():
+    def compute() -> Arrays:
         recordings = _verified_recordings()
         names = sorted(recordings)
-        features = np.stack([cepstra.of(_signal(name, recordings[name])) for name in names])
-        with replacing(cached) as temporary, temporary.open("wb") as file:
-            np.savez(file, names=[name.removesuffix(".wav") for name in names], x=features)
-    with np.load(cached) as stored:
-        return stored["names"].tolist(), torch.from_numpy(stored["x"])
+        signals = (read_wav(name, recordings[name], SAMPLE_RATE) for name in names)
+        return {
+            "names": np.array([name.removesuffix(".wav") for name in names]),
+            "x": np.stack([cepstra.of(signal) for signal in signals]),
+        }
+
+    stored = cached("spoken-digits", f"{DIGEST} {astuple(cepstra)}", compute)
+    return stored["names"].tolist(), torch.from_numpy(stored["x"])
 
 
 def _verified_recordings() -> dict[str, bytes]:
-    source = local_copy(*LOCAL_NAMES) or download(URL, ARCHIVE)
+    source = local_copy(ARCHIVE.name, *OTHER_NAMES) or obtain(ARCHIVE)
     recordings = dict(_recordings_in(source))
     digest = recordings_digest(recordings)
     if digest != DIGEST:
         raise DataError(
             f"{source} holds {len(recordings)} recordings with digest {digest[:12]}…, not the "
             f"{RECORDINGS} of Free Spoken Digit Dataset v1.0.10 ({DIGEST[:12]}…); delete it, and "
-            f"it is downloaded again from {URL}"
+            f"it is downloaded again from {ARCHIVE.urls[0]}"
         )
     return recordings
 
@@ -144,25 +151,10 @@ def _recordings_in(source: Path) -> Iterator[tuple[str, bytes]]:
             if path.parent.name == "recordings":
                 yield path.name, path.read_bytes()
         return
-    try:
-        with tarfile.open(source) as archive:
-            for member in archive:
-                folder, _, name = member.name.rpartition("/")
-                if member.isfile() and name.endswith(".wav") and folder.endswith("recordings"):
-                    file = archive.extractfile(member)
-                    assert file is not None  # it is a regular file
-                    yield name, file.read()
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise DataError(
-            f"{source} cannot be read as an archive ({error}); delete it, and it is downloaded "
-            f"again from {URL}"
-        ) from error
+    for name, content in members(source, _is_recording, limit=1 << 28, member_limit=1 << 20):
+        yield name.rpartition("/")[2], content
 
 
-def _signal(name: str, wav: bytes) -> NDArray[np.float32]:
-    from scipy.io import wavfile
-
-    rate, samples = wavfile.read(io.BytesIO(wav))
-    if rate != SAMPLE_RATE or samples.dtype != np.int16 or samples.ndim != 1:
-        raise DataError(f"{name} is not a 16-bit mono recording at {SAMPLE_RATE} Hz")
-    return np.asarray(samples / 2**15, dtype=np.float32)
+def _is_recording(name: str) -> bool:
+    folder, _, file = name.rpartition("/")
+    return file.endswith(".wav") and folder.endswith("recordings")

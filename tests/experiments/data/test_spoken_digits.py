@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import io
-import tarfile
-import wave
-
 import numpy as np
 import pytest
 
 from pysemi.errors import DataError
-from pysemi.experiments.data import sources, spoken_digits
+from pysemi.experiments.data import spoken_digits
+from pysemi.experiments.data.sources import DataFile, cache_dir
 from pysemi.experiments.data.spoken_digits import Cepstra, load_spoken_digits, recordings_digest
-
-
-def wav(seed: int, samples: int = 2000, rate: int = 8000) -> bytes:
-    signal = np.random.default_rng(seed).integers(-3000, 3000, samples).astype("<i2")
-    buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        file.writeframes(signal.tobytes())
-    return buffer.getvalue()
-
+from pysemi.experiments.data.wav import read_wav
+from tests.experiments.data.archives import tar_of, wav
+from tests.experiments.data.server import Site, serving
 
 RECORDINGS = {
     f"{digit}_{speaker}_{index}.wav": wav(seed=100 * digit + index)
@@ -33,23 +21,17 @@ RECORDINGS = {
 }
 
 
-@pytest.fixture
-def data_dir(tmp_path, monkeypatch):
-    """An empty data folder, a cache of its own, and the miniature in place of the real set."""
-    monkeypatch.setenv("PYSEMI_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+@pytest.fixture(autouse=True)
+def miniature(monkeypatch):
+    """Take the recordings above for the real set."""
     monkeypatch.setattr(spoken_digits, "DIGEST", recordings_digest(RECORDINGS))
     monkeypatch.setattr(spoken_digits, "RECORDINGS", len(RECORDINGS))
-    (tmp_path / "data").mkdir()
-    return tmp_path / "data"
 
 
-def write_archive(path, recordings, prefix):
-    with tarfile.open(path, "w:*" if path.suffix == ".tar" else f"w:{path.suffix[1:]}") as archive:
-        for name, content in recordings.items():
-            member = tarfile.TarInfo(f"{prefix}recordings/{name}")
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
+def archive_of(recordings, prefix="", mode="w:gz"):
+    return tar_of(
+        [(f"{prefix}recordings/{name}", content) for name, content in recordings.items()], mode
+    )
 
 
 def write_folder(root, recordings):
@@ -58,17 +40,16 @@ def write_folder(root, recordings):
         (root / "recordings" / name).write_bytes(content)
 
 
+NAME = "free-spoken-digit-dataset-1.0.10"
 LAYOUTS = {
-    "the official archive": lambda d: write_archive(
-        d / "free-spoken-digit-dataset-1.0.10.tar.gz",
-        RECORDINGS,
-        "free-spoken-digit-dataset-1.0.10/",
+    "the official archive": lambda d: (d / f"{NAME}.tar.gz").write_bytes(
+        archive_of(RECORDINGS, f"{NAME}/")
     ),
-    "a smaller archive": lambda d: write_archive(d / "fsdd.tar.xz", RECORDINGS, ""),
+    "a smaller archive": lambda d: (d / "fsdd.tar.xz").write_bytes(
+        archive_of(RECORDINGS, mode="w:xz")
+    ),
     "a folder": lambda d: write_folder(d, RECORDINGS),
-    "an unpacked archive": lambda d: write_folder(
-        d / "free-spoken-digit-dataset-1.0.10", RECORDINGS
-    ),
+    "an unpacked archive": lambda d: write_folder(d / NAME, RECORDINGS),
 }
 
 
@@ -81,9 +62,7 @@ def test_the_same_tensors_come_out_of_every_layout(data_dir, layout):
     assert sorted(series.train_y.tolist()) == [0] * 4 + [7] * 4
     assert float(series.train_x.double().sum()) == pytest.approx(
         sum(
-            float(
-                Cepstra(hop=320).of(spoken_digits._signal(name, content)).astype(np.float64).sum()
-            )
+            float(Cepstra(hop=320).of(read_wav(name, content, 8000)).astype(np.float64).sum())
             for name, content in RECORDINGS.items()
             if int(name[:-4].rsplit("_")[-1]) >= 5
         ),
@@ -95,7 +74,7 @@ def test_recordings_0_to_4_are_the_test_set(data_dir):
     one_digit = {name: content for name, content in RECORDINGS.items() if name.startswith("7_ann")}
     write_folder(data_dir, RECORDINGS)
     series = load_spoken_digits(Cepstra(hop=320))
-    expected = Cepstra(hop=320).of(spoken_digits._signal("x", one_digit["7_ann_4.wav"]))
+    expected = Cepstra(hop=320).of(read_wav("x", one_digit["7_ann_4.wav"], 8000))
     assert any(np.allclose(row, expected) for row in series.test_x.numpy())
     assert not any(np.allclose(row, expected) for row in series.train_x.numpy())
 
@@ -122,39 +101,23 @@ def test_other_recordings_are_refused(data_dir, damage):
 
 def test_a_broken_archive_is_named(data_dir):
     (data_dir / "fsdd.tar.xz").write_bytes(b"no archive")
-    with pytest.raises(DataError, match=r"fsdd\.tar\.xz cannot be read as an archive"):
+    with pytest.raises(DataError, match=r"fsdd\.tar\.xz is no tar archive"):
         load_spoken_digits(Cepstra())
 
 
-def test_a_download_is_verified_and_a_closed_network_says_what_to_do(data_dir, monkeypatch):
-    import pooch
+def test_a_download_is_verified(data_dir, monkeypatch):
+    some = archive_of({"0_ann_5.wav": RECORDINGS["0_ann_5.wav"]}, "x/")
+    with serving(Site(some, length=False)) as site:  # as GitHub has it
+        monkeypatch.setattr(spoken_digits, "ARCHIVE", DataFile("a.tar.gz", (site.url,), None))
+        with pytest.raises(DataError, match="holds 1 recordings"):
+            load_spoken_digits(Cepstra())
+        site.content = archive_of(RECORDINGS, "x/")
+        (cache_dir() / "a.tar.gz").unlink()
+        assert len(load_spoken_digits(Cepstra()).train_x) == 8
 
-    asked = []
 
-    def closed(url, **kwargs):
-        asked.append(url)
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(pooch, "retrieve", closed)
-    with pytest.raises(DataError, match=r"no route to host.*PYSEMI_DATA_DIR"):
+def test_a_closed_network_says_what_to_do(data_dir, monkeypatch):
+    closed = DataFile("a.tar.gz", ("http://127.0.0.1:9/a",), None)
+    monkeypatch.setattr(spoken_digits, "ARCHIVE", closed)
+    with pytest.raises(DataError, match=r"a\.tar\.gz could not be .*refused.*PYSEMI_DATA_DIR"):
         load_spoken_digits(Cepstra())
-    assert asked == [spoken_digits.URL]
-
-    archive = data_dir.parent / "downloaded.tar.gz"
-    write_archive(archive, {"0_ann_5.wav": RECORDINGS["0_ann_5.wav"]}, "x/")
-    monkeypatch.setattr(pooch, "retrieve", lambda url, **kwargs: str(archive))
-    with pytest.raises(DataError, match="holds 1 recordings"):
-        load_spoken_digits(Cepstra())
-    write_archive(archive, RECORDINGS, "x/")
-    assert len(load_spoken_digits(Cepstra()).train_x) == 8
-
-
-def test_a_recording_of_another_kind_is_refused():
-    with pytest.raises(DataError, match="8000 Hz"):
-        spoken_digits._signal("x.wav", wav(0, rate=16000))
-
-
-def test_a_data_folder_that_is_none_is_named(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYSEMI_DATA_DIR", str(tmp_path / "nowhere"))
-    with pytest.raises(DataError, match=r"PYSEMI_DATA_DIR=.*nowhere is not a folder"):
-        sources.local_copy("x")
