@@ -138,6 +138,14 @@ class ResumeError(PysemiError):
     """A run directory cannot be continued, or holds another run."""
 
 
+class ResultsError(PysemiError):
+    """A folder does not hold the results of an experiment, or they cannot be read."""
+
+
+class WorkerError(PysemiError):
+    """A process that made a run ended without a word."""
+
+
 def _restored(
     kind: type[PysemiError], args: tuple[Any, ...], attributes: dict[str, Any]
 ) -> PysemiError:

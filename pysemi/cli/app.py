@@ -25,7 +25,7 @@ import typer
 import typer.main
 
 import pysemi
-from pysemi.cli import bench, compare, doctor, julia, reproduce
+from pysemi.cli import bench, compare, doctor, julia, report, reproduce
 from pysemi.errors import ArgumentError, PysemiError
 
 __all__ = ["app", "main"]
@@ -39,6 +39,7 @@ app.command("doctor")(doctor.doctor)
 app.add_typer(julia.app, name="julia")
 app.command("compare")(compare.compare)
 app.command("bench", context_settings=bench.CONTEXT)(bench.bench)
+app.command("report")(report.report)
 app.command("reproduce", cls=reproduce.ReproduceCommand)(reproduce.reproduce)
 
 # A command line that makes no sense. Typer exports only this class's child, and

@@ -11,10 +11,9 @@ from pysemi.experiments.experiment import (
     get_experiment,
     register,
 )
-from pysemi.experiments.reproduce import NORMS, Outcome, Plan, reproduce
+from pysemi.experiments.reproduce import Outcome, Plan, reproduce
 
 __all__ = [
-    "NORMS",
     "Experiment",
     "Outcome",
     "Plan",

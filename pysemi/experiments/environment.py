@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import subprocess
 import sys
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,5 +36,25 @@ def describe_environment() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "versions": versions,
+        "commit": _commit(),
         "arguments": sys.argv[1:],
     }
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that pysemi runs from, marked where files were changed since."""
+    root = Path(pysemi.__file__).parents[1]
+    if not (root / ".git").exists():  # installed, perhaps into somebody else's checkout
+        return None
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

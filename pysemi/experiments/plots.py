@@ -1,82 +1,146 @@
-"""The pictures of a report, in the form of the paper's Figures 1, 4 and 5."""
+"""The pictures that every training has, in the form of the paper's Figures 1, 4 and 5."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pysemi.experiments.experiment import Run
+from pysemi.experiments.figure import arm_style, new_figure, new_grid, to_png
+from pysemi.experiments.metric import METRICS
 from pysemi.experiments.run_directory import EpochRecord
-from pysemi.stats import SolveStats, Times
+from pysemi.experiments.section import Picture
+from pysemi.stats import Times
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-__all__ = ["evaluations_figure", "rejections_figure", "training_figure"]
+__all__ = ["evaluations_figure", "rejections_figure", "training_figure", "training_pictures"]
 
-COLOURS = {"default": "#c8553d", "seminorm": "#28666e", "rms": "#7c6a0a"}
 MOST_BINS = 60
-DOTS_PER_INCH = 130
+
+Histories = Mapping[str, Mapping[str, Sequence[Sequence[EpochRecord]]]]
+"""By variant and arm, the epochs of each seed."""
+
+Moments = Mapping[str, Mapping[str, Sequence[Times]]]
+"""By variant and arm, times of each seed."""
 
 
-def training_figure(histories: Mapping[str, Sequence[Sequence[EpochRecord]]], metric: str) -> bytes:
+def training_pictures(runs: Sequence[Run]) -> list[Picture]:
+    """Training curves, evaluations and rejections, for each backend."""
+    pictures = []
+    backends = dict.fromkeys(run.row["backend"] for run in runs)
+    for backend in backends:
+        own = [run for run in runs if run.row["backend"] == backend]
+        name, on = (f"-{backend}", f", on {backend}") if len(backends) > 1 else ("", "")
+        metric = own[0].row["metric_name"]
+        evaluations = _collect(own, lambda run: _times(run, "evaluation_times"))
+        pictures += [
+            Picture(
+                f"training{name}",
+                f"{METRICS[metric].axis.capitalize()} and evaluations during training{on}",
+                "In the form of the paper's Figure 1. Lines: mean over the seeds; bands: one "
+                "standard deviation.",
+                training_figure(_collect(own, lambda run: run.directory.history()), metric),
+            ),
+            Picture(
+                f"evaluations{name}",
+                f"Where the adjoint equations are evaluated{on}",
+                "In the form of the paper's Figure 4. Evaluations of the vector field by the "
+                "backward solves of all training, by the time t at which they were made; in "
+                "brackets, how many a run made.",
+                evaluations_figure(evaluations),
+            ),
+            Picture(
+                f"rejections{name}",
+                f"Where backward steps are rejected{on}",
+                "In the form of the paper's Figure 5. Rejected steps of the backward solves of "
+                "all training, by the time t they started from; in brackets, how many a run had.",
+                rejections_figure(
+                    _collect(own, lambda run: _times(run, "rejected_times")), evaluations
+                ),
+            ),
+        ]
+    return pictures
+
+
+def training_figure(histories: Histories, metric: str) -> bytes:
     """Metric and backward NFE over training (Figure 1), as PNG.
 
-    Lines are means over the seeds, bands one standard deviation.
+    Lines are means over the seeds, bands one standard deviation; a row of panels
+    for each variant.
     """
-    figure, (left, right) = _figure(2)
-    for norm, seeds in histories.items():
-        epochs = [record.epoch for record in seeds[0]]
-        metrics = np.array([[record.metric for record in run] for run in seeds])
-        nfe = np.cumsum([[record.backward_nfe for record in run] for run in seeds], axis=1)
-        _band(left, epochs, metrics, norm)
-        _band(right, epochs, nfe, norm)
-    left.set(xlabel="epoch", ylabel=f"test {metric}")
-    right.set(xlabel="epoch", ylabel="backward NFE, accumulated", ylim=(0, None))
-    right.legend(frameon=False)
-    return _png(figure)
+    figure, axes = new_grid(len(histories), 2, height=2.6 if len(histories) > 1 else 3.2)
+    for (left, right), (variant, by_arm) in zip(axes, histories.items(), strict=True):
+        for arm, seeds in by_arm.items():
+            style = arm_style(arm, tuple(by_arm))
+            epochs = [record.epoch for record in seeds[0]]
+            metrics = np.array([[record.metric for record in run] for run in seeds])
+            nfe = np.cumsum([[record.backward_nfe for record in run] for run in seeds], axis=1)
+            _band(left, epochs, metrics, arm, style)
+            _band(right, epochs, nfe, arm, style)
+        for one in (left, right):
+            one.xaxis.get_major_locator().set_params(integer=True)
+        left.set(ylabel=METRICS[metric].axis, title=variant)
+        right.set(ylabel="backward NFE, accumulated", ylim=(0, None), title=variant)
+    axes[-1, 0].set(xlabel="epoch")
+    axes[-1, 1].set(xlabel="epoch")
+    axes[0, 1].legend(frameon=False)
+    return to_png(figure)
 
 
-def evaluations_figure(solves: Mapping[str, Sequence[Sequence[SolveStats]]]) -> bytes:
+def evaluations_figure(evaluations: Moments) -> bytes:
     """Where the backward solves evaluate the vector field (Figure 4), as PNG."""
-    return _histogram(solves, "evaluation_times", "backward evaluations per run")
+    return _histograms(evaluations, evaluations, "backward evaluations per run")
 
 
-def rejections_figure(solves: Mapping[str, Sequence[Sequence[SolveStats]]]) -> bytes:
+def rejections_figure(rejections: Moments, evaluations: Moments) -> bytes:
     """Where steps of the backward solves are rejected (Figure 5), as PNG."""
-    return _histogram(solves, "rejected_times", "rejected backward steps per run")
+    return _histograms(rejections, evaluations, "rejected backward steps per run")
 
 
-def _histogram(
-    solves: Mapping[str, Sequence[Sequence[SolveStats]]], times: str, label: str
-) -> bytes:
-    figure, (axes,) = _figure(1)
-    span = _span(_pooled([run for seeds in solves.values() for run in seeds], "evaluation_times"))
-    for norm, seeds in solves.items():
-        values = _pooled(seeds, times)
-        axes.hist(
-            values,
-            bins=_bins(span),
-            range=span,
-            weights=np.full(len(values), 1 / len(seeds)),
-            histtype="stepfilled",
-            alpha=0.55,
-            color=COLOURS.get(norm),
-            label=f"{norm} ({len(values) / len(seeds):,.0f})",
-        )
-    axes.set(xlabel="t", ylabel=label, xlim=span)
-    axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(solves))
-    return _png(figure)
+def _collect(runs: Sequence[Run], values: Callable[[Run], Any]) -> dict[str, dict[str, list[Any]]]:
+    collected: dict[str, dict[str, list[Any]]] = {}
+    for run in runs:
+        by_arm = collected.setdefault(run.row["variant"], {})
+        by_arm.setdefault(run.row["arm"], []).append(values(run))
+    return collected
 
 
-def _pooled(runs: Sequence[Sequence[SolveStats]], times: str) -> Times:
-    return np.concatenate([np.empty(0), *(getattr(solve, times) for run in runs for solve in run)])
+def _times(run: Run, kind: str) -> Times:
+    solves = (solve for solve in run.directory.solves() if solve.direction == "backward")
+    return np.concatenate([np.empty(0), *(getattr(solve, kind) for solve in solves)])
 
 
-def _span(times: Times) -> tuple[float, float]:
+def _histograms(moments: Moments, all_evaluations: Moments, label: str) -> bytes:
+    figure, axes = new_figure(len(moments))
+    for panel, (variant, by_arm) in zip(axes, moments.items(), strict=True):
+        span = _span(all_evaluations[variant])
+        bins = _bins(span)
+        for arm, seeds in by_arm.items():
+            style = arm_style(arm, tuple(by_arm))
+            times = np.concatenate(seeds)
+            counts, edges = np.histogram(times, bins=bins, range=span)
+            panel.stairs(counts / len(seeds), edges, fill=True, alpha=0.3, color=style["color"])
+            panel.stairs(
+                counts / len(seeds),
+                edges,
+                color=style["color"],
+                linestyle=style["linestyle"],
+                label=f"{arm} ({len(times) / len(seeds):,.0f})",
+            )
+        panel.set(xlabel="t", xlim=span, title=variant)
+        low, high = panel.get_ylim()
+        panel.set_ylim(low, high * 1.25)  # room for the legend
+        panel.legend(frameon=False, loc="upper left", fontsize="small")
+    axes[0].set(ylabel=label)
+    return to_png(figure)
+
+
+def _span(by_arm: Mapping[str, Sequence[Times]]) -> tuple[float, float]:
+    times = np.concatenate([np.empty(0), *(one for seeds in by_arm.values() for one in seeds)])
     return (float(times.min()), float(times.max())) if len(times) else (0.0, 1.0)
 
 
@@ -87,29 +151,11 @@ def _bins(span: tuple[float, float]) -> int:
     return units if 10 <= units <= MOST_BINS else MOST_BINS
 
 
-def _figure(panels: int) -> tuple[Figure, Sequence[Axes]]:
-    # Not through pyplot: it keeps global state, and may look for a display.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8.6, 3.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, panels, squeeze=False)[0]
-    for one in axes:
-        one.spines[["top", "right"]].set_visible(False)
-        one.grid(alpha=0.25)
-    return figure, axes
-
-
-def _band(axes: Axes, epochs: Sequence[int], values: Any, norm: str) -> None:
+def _band(
+    axes: Axes, epochs: Sequence[int], values: Any, arm: str, style: Mapping[str, Any]
+) -> None:
     mean = values.mean(axis=0)
-    axes.plot(epochs, mean, color=COLOURS.get(norm), label=norm, marker="o", markersize=3)
+    axes.plot(epochs, mean, label=arm, markersize=3, **style)
     if len(values) > 1:
         std = values.std(axis=0, ddof=1)
-        axes.fill_between(epochs, mean - std, mean + std, color=COLOURS.get(norm), alpha=0.2)
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH)
-    return buffer.getvalue()
+        axes.fill_between(epochs, mean - std, mean + std, color=style["color"], alpha=0.2)

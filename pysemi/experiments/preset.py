@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import types
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pysemi.errors import ArgumentError, describe
 
 __all__ = ["Preset"]
+
+_NO_SETTINGS = ("about", "seeds", "variants")
+"""Fields of a preset that are no part of what one run does."""
 
 _Preset = TypeVar("_Preset", bound="Preset")
 
@@ -23,6 +26,11 @@ class Preset:
     ----------
     about : str
         One line for ``pysemi reproduce --list``.
+    seeds : int
+        Runs of each kind, unless the user asks for another number.
+    variants : mapping of str to mapping
+        The rows of the experiment's table: by a short name, which settings have
+        other values there. Without any there is one row, of the preset itself.
     epochs, batch_size : int
     learning_rate, weight_decay : float
         Of AdamW.
@@ -33,6 +41,8 @@ class Preset:
     """
 
     about: str
+    seeds: int = 1
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     epochs: int
     batch_size: int
     learning_rate: float
@@ -44,12 +54,36 @@ class Preset:
 
     def settings(self) -> dict[str, Any]:
         """Every setting by name, as it is written to a run's configuration."""
-        values = dataclasses.asdict(self)
-        del values["about"]
-        return values
+        return {
+            one.name: getattr(self, one.name)
+            for one in dataclasses.fields(self)
+            if one.name not in _NO_SETTINGS
+        }
+
+    def variant(self: _Preset, name: str) -> _Preset:
+        """The preset of one row of the table; ``""`` is the preset itself.
+
+        Raises
+        ------
+        ArgumentError
+            If there is no such variant.
+        """
+        if not name:
+            return self
+        try:
+            changes = self.variants[name]
+        except KeyError:
+            raise ArgumentError(
+                "--variant",
+                f"{describe(name)} is no variant of this preset; there are "
+                f"{', '.join(self.variants) or 'none'}",
+            ) from None
+        return dataclasses.replace(self, **changes, variants={})
 
     def override(self: _Preset, changes: Mapping[str, str]) -> _Preset:
         """Return a preset with some settings changed, their values given as text.
+
+        What a user sets holds for every variant.
 
         Raises
         ------
@@ -65,7 +99,13 @@ class Preset:
                     "--set", f"{describe(name)} is no setting; there are {', '.join(known)}"
                 )
             parsed[name] = _parse(name, text, hints[name])
-        return dataclasses.replace(self, **parsed)
+        variants = {
+            name: {key: value for key, value in settings.items() if key not in parsed}
+            for name, settings in self.variants.items()
+            # One of which nothing is left is no variant any more.
+            if not settings or set(settings) - set(parsed)
+        }
+        return dataclasses.replace(self, **parsed, variants=variants)
 
 
 def _parse(name: str, text: str, hint: Any) -> Any:

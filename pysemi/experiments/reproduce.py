@@ -1,4 +1,4 @@
-"""An experiment from start to report: every norm and every seed, one folder each."""
+"""An experiment from start to report: every variant, arm and seed, one folder each."""
 
 from __future__ import annotations
 
@@ -9,29 +9,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pysemi.atomic import write_json
 from pysemi.backends import settle_backend
 from pysemi.errors import ArgumentError, MissingExtraError, ResumeError
 from pysemi.experiments.environment import describe_environment
 from pysemi.experiments.experiment import Experiment
+from pysemi.experiments.jobs import Job, make_runs
 from pysemi.experiments.preset import Preset
-from pysemi.experiments.report import write_report
+from pysemi.experiments.progress import Progress
+from pysemi.experiments.report import sections_of, write_page
+from pysemi.experiments.results import SUMMARY, Results
 from pysemi.experiments.run_directory import RunConfig, RunDirectory
-from pysemi.experiments.task import Task
-from pysemi.experiments.training import Progress, train
 
-__all__ = ["NORMS", "Outcome", "Plan", "reproduce"]
+__all__ = ["Outcome", "Plan", "check_extra", "reproduce"]
 
-NEEDED = ("torchcde", "matplotlib", "jinja2", "aeon", "librosa", "pooch")
+NEEDED = ("torchcde", "matplotlib", "jinja2", "sklearn", "aeon", "librosa", "pooch")
 """What the extra ``experiments`` brings."""
 
-NORMS = ("default", "seminorm", "rms")
-"""Norms of the backward solve that a run can be trained with."""
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """What to run, and where to put it.
 
@@ -42,17 +38,21 @@ class Plan:
     preset : Preset
         The preset of that name, perhaps with some settings changed.
     backend : {"auto", "torch", "julia"}
-    norms : sequence of str
-        Of :data:`NORMS`.
+    arms : sequence of str
+        Of the experiment's ``known_arms``.
+    variants : sequence of str
+        Of the preset; all of them if empty.
     seeds : int
-        Runs per norm, with seeds 0, 1, ...
+        Runs of each variant and arm, with seeds 0, 1, ...
+    out : Path
+    resume : bool
+        Continue what ``out`` holds, rather than refuse to touch it.
     threads : int
         Threads of one torch operation. One is as fast as more for small models,
         suffers no slow neighbours, and makes the results independent of the
         machine's number of cores.
-    out : Path
-    resume : bool
-        Continue what ``out`` holds, rather than refuse to touch it.
+    jobs : int
+        Runs made at once, each in a process of its own.
     command : str
         The command line's arguments, for the report.
     """
@@ -61,11 +61,13 @@ class Plan:
     preset_name: str
     preset: Preset
     backend: str
-    norms: Sequence[str]
+    arms: Sequence[str]
+    variants: Sequence[str] = ()
     seeds: int
     out: Path
     resume: bool
     threads: int = 1
+    jobs: int = 1
     command: str = ""
 
 
@@ -75,70 +77,94 @@ class Outcome:
 
     Attributes
     ----------
-    rows : list of dict
-        One per run, as in ``summary.json``.
+    results : Results
     summary, report : Path
     """
 
-    rows: list[dict[str, Any]]
+    results: Results
     summary: Path
     report: Path
 
 
 def reproduce(plan: Plan, progress: Progress) -> Outcome:
-    """Run what is not yet complete, then write ``summary.json`` and ``report.html``.
+    """Make the runs that are not yet complete, then write ``summary.json`` and ``report.html``.
 
     Raises
     ------
     ArgumentError
-        For a norm or a number of seeds that makes no sense.
+        For an arm, a variant or a number of seeds that makes no sense.
     ResumeError
         If ``out`` holds runs and ``resume`` was not asked for, or holds runs of
         other settings.
     MissingExtraError
         If a package that the experiments need is not installed.
-    BackendUnavailableError, DataError, SolveError
-        From the backend, the data and the solves.
+    BackendUnavailableError, DataError, SolveError, WorkerError
+        From the backend, the data, the solves, and processes of ``jobs``.
     """
     _check(plan)
     backend = settle_backend(plan.backend)
-    threads_before = torch.get_num_threads()
-    torch.set_num_threads(plan.threads)
-    try:
-        return _reproduce(plan, backend, progress)
-    finally:
-        torch.set_num_threads(threads_before)
-
-
-def _reproduce(plan: Plan, backend: str, progress: Progress) -> Outcome:
-    environment = describe_environment()
+    environment = {**describe_environment(), "torch_threads": plan.threads}
+    variants = {
+        name: plan.preset.variant(name) for name in plan.variants or plan.preset.variants or ("",)
+    }
     pending = [
-        (config, RunDirectory(plan.out / "runs" / config.label))
-        for config in _configurations(plan, backend)
+        Job(plan.experiment, config, variants[config.variant], _directory(plan, config))
+        for config in _configurations(plan, variants, backend)
     ]
-    for config, directory in pending:  # all of them, before the first takes its time
-        if directory.exists:
-            directory.start(config, environment)
-    task = plan.experiment.load(plan.preset)
-    task.model({})  # settings that make no model are refused before anything is written
+    for job in pending:  # all of them, before the first takes its time
+        if job.directory.exists:
+            job.directory.start(job.config, environment)
+    facts: dict[str, str] = {}
+    for preset in variants.values():
+        facts |= plan.experiment.check(preset)
     _make_folder(plan.out)
-    rows = []
-    runs: dict[str, list[RunDirectory]] = {}
-    for config, directory in pending:
-        result = directory.result
-        if result is None:
-            directory.start(config, environment)
-            result = train(task, config, directory, progress)
+    unfinished = []
+    for job in pending:
+        if (result := job.directory.result) is None:
+            job.directory.start(job.config, environment)
+            unfinished.append(job)
         else:
-            progress.run_ended(config, result)
-        rows.append(result)
-        runs.setdefault(config.norm, []).append(directory)
-    summary = plan.out / "summary.json"
-    write_json(summary, _summary(plan, task, rows, environment))
-    report = write_report(
-        plan.out, plan.experiment, rows, runs, describe_environment(), task.split, plan.command
+            progress.run_ended(job.config, result)
+    make_runs(unfinished, plan.jobs, progress)
+    results = Results(
+        path=plan.out,
+        experiment=plan.experiment.name,
+        preset=plan.preset_name,
+        backend=backend,
+        command=plan.command,
+        facts=facts,
+        environment=environment,
+        rows=[_result(job) for job in pending],
+        folders=[str(job.directory.path.relative_to(plan.out)) for job in pending],
     )
-    return Outcome(rows, summary, report)
+    write_json(plan.out / SUMMARY, results.summary())
+    sections = sections_of([results], {plan.experiment.name: plan.experiment})
+    report = write_page(plan.out / "report.html", sections)
+    return Outcome(results, plan.out / SUMMARY, report)
+
+
+def check_extra() -> None:
+    """Refuse to begin without the packages that the experiments need.
+
+    Raises
+    ------
+    MissingExtraError
+    """
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingExtraError(
+            f"experiments need {', '.join(missing)}; run pip install 'pysemi[experiments]'"
+        )
+
+
+def _result(job: Job) -> Mapping[str, Any]:
+    result = job.directory.result
+    assert result is not None  # it was made, or an error was raised
+    return result
+
+
+def _directory(plan: Plan, config: RunConfig) -> RunDirectory:
+    return RunDirectory(plan.out / "runs" / config.folder)
 
 
 def _make_folder(out: Path) -> None:
@@ -150,17 +176,18 @@ def _make_folder(out: Path) -> None:
 
 
 def _check(plan: Plan) -> None:
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise MissingExtraError(
-            f"experiments need {', '.join(missing)}; run pip install 'pysemi[experiments]'"
-        )
-    if not plan.norms or len(set(plan.norms)) != len(plan.norms):
+    check_extra()
+    if not plan.arms or len(set(plan.arms)) != len(plan.arms):
         raise ArgumentError("--norm", "give at least one norm, and each only once")
-    for norm in plan.norms:
-        if norm not in NORMS:
-            raise ArgumentError("--norm", f"{norm!r} is not one of {', '.join(NORMS)}")
-    for option, number in (("--seeds", plan.seeds), ("--threads", plan.threads)):
+    for arm in plan.arms:
+        if arm not in plan.experiment.known_arms:
+            raise ArgumentError(
+                "--norm", f"{arm!r} is not one of {', '.join(plan.experiment.known_arms)}"
+            )
+    if len(set(plan.variants)) != len(plan.variants):
+        raise ArgumentError("--variant", "give each only once")
+    numbers = (("--seeds", plan.seeds), ("--threads", plan.threads), ("--jobs", plan.jobs))
+    for option, number in numbers:
         if number < 1:
             raise ArgumentError(option, f"{number}; give at least 1")
     if plan.out.exists() and not plan.out.is_dir():
@@ -172,34 +199,20 @@ def _check(plan: Plan) -> None:
         )
 
 
-def _configurations(plan: Plan, backend: str) -> list[RunConfig]:
-    # Seeds outside: after each round every norm has as many runs as the others.
+def _configurations(plan: Plan, variants: Mapping[str, Preset], backend: str) -> list[RunConfig]:
+    # Seeds outside: after each round every variant and arm has as many runs as the others.
     return [
         RunConfig(
             experiment=plan.experiment.name,
             preset=plan.preset_name,
-            settings=plan.preset.settings(),
-            norm=norm,
+            variant=variant,
+            settings=preset.settings(),
+            arm=arm,
             seed=seed,
             backend=backend,
             threads=plan.threads,
         )
         for seed in range(plan.seeds)
-        for norm in plan.norms
+        for variant, preset in variants.items()
+        for arm in plan.arms
     ]
-
-
-def _summary(
-    plan: Plan,
-    task: Task,
-    rows: Sequence[Mapping[str, Any]],
-    environment: Mapping[str, Any],
-) -> dict[str, Any]:
-    return {
-        "experiment": plan.experiment.name,
-        "preset": plan.preset_name,
-        "settings": plan.preset.settings(),
-        "split": task.split,
-        "environment": environment,
-        "rows": rows,
-    }

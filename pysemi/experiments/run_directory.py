@@ -6,7 +6,9 @@
     environment.json      on what
     metrics.jsonl         a line per finished epoch
     solves/epoch-0001.npz every solve of that epoch (see solve_log)
+    solves/test.npz       every solve of one pass over the test set at the end
     checkpoint.pt         model, optimiser and random state after the last finished epoch
+    exhibits.npz          arrays that the run's own pictures are drawn from
     result.json           written last: the run is complete
 
 Every file is replaced as a whole, and the checkpoint after the solves it
@@ -16,12 +18,15 @@ covers, so a run killed at any moment continues from its last finished epoch.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pysemi.atomic import replacing, write_json, write_text
 from pysemi.errors import ResumeError
@@ -33,20 +38,43 @@ __all__ = ["Checkpoint", "EpochRecord", "RunConfig", "RunDirectory"]
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What makes a run this run; two runs with the same end with the same metrics."""
+    """What makes a run this run; two runs with the same end with the same metrics.
+
+    Attributes
+    ----------
+    experiment, preset : str
+    variant : str
+        Row of the experiment's table; "" if it has but one.
+    settings : mapping
+        Of the preset, the variant's values included.
+    arm : str
+        Side of the comparison.
+    seed : int
+    backend : {"torch", "julia"}
+    threads : int
+        Of one torch operation.
+    """
 
     experiment: str
     preset: str
+    variant: str
     settings: Mapping[str, Any]
-    norm: str
+    arm: str
     seed: int
     backend: str
     threads: int
 
     @property
     def label(self) -> str:
-        """Short name, also of the run's folder."""
-        return f"{self.norm}-seed{self.seed}"
+        """Short name, for people."""
+        run = f"{self.arm}, seed {self.seed}"
+        return f"{self.variant}: {run}" if self.variant else run
+
+    @property
+    def folder(self) -> PurePath:
+        """Of the run, among the others of its plan."""
+        run = f"{self.arm}-seed{self.seed}"
+        return PurePath(re.sub(r"[^\w.=-]+", "-", self.variant), run)
 
 
 @dataclass(frozen=True)
@@ -168,6 +196,26 @@ class RunDirectory:
         self._write_metrics([asdict(record) for record in history])
         write_json(self.path / "result.json", result)
 
+    def save_test(self, solves: Sequence[SolveStats]) -> None:
+        """Write down the solves of a pass over the test set."""
+        write_solves(self._test_path, solves)
+
+    def test_solves(self) -> list[SolveStats]:
+        """The solves of a pass over the test set, forward and backward."""
+        return read_solves(self._test_path)
+
+    def save_exhibits(self, exhibits: Mapping[str, NDArray[Any]]) -> None:
+        """Keep arrays that pictures are to be drawn from."""
+        with replacing(self._exhibits_path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **exhibits)
+
+    def exhibits(self) -> dict[str, NDArray[Any]]:
+        """The arrays that were kept, by name; none if there are none."""
+        if not self._exhibits_path.exists():
+            return {}
+        with np.load(self._exhibits_path) as stored:
+            return {name: stored[name] for name in stored.files}
+
     def history(self) -> list[EpochRecord]:
         """The finished epochs."""
         path = self.path / "metrics.jsonl"
@@ -175,9 +223,9 @@ class RunDirectory:
             return []
         return [EpochRecord(**json.loads(line)) for line in path.read_text("utf-8").splitlines()]
 
-    def solves(self) -> list[SolveStats]:
-        """Every solve of every finished epoch, in order."""
-        epochs = range(1, len(self.history()) + 1)
+    def solves(self, epoch: int | None = None) -> list[SolveStats]:
+        """Every solve of one finished epoch or of all, in order."""
+        epochs = range(1, len(self.history()) + 1) if epoch is None else (epoch,)
         return [solve for epoch in epochs for solve in read_solves(self._solves_path(epoch))]
 
     @property
@@ -187,6 +235,14 @@ class RunDirectory:
     @property
     def _checkpoint_path(self) -> Path:
         return self.path / "checkpoint.pt"
+
+    @property
+    def _test_path(self) -> Path:
+        return self.path / "solves" / "test.npz"
+
+    @property
+    def _exhibits_path(self) -> Path:
+        return self.path / "exhibits.npz"
 
     def _solves_path(self, epoch: int) -> Path:
         return self.path / "solves" / f"epoch-{epoch:04}.npz"

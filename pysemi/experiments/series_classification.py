@@ -26,7 +26,7 @@ class CDEPreset(Preset):
 
     Attributes
     ----------
-    hidden_channels, width, depth, activation
+    hidden_channels, width, depth, activation, interpolation
         Of :class:`pysemi.models.NeuralCDE`.
     """
 
@@ -34,6 +34,7 @@ class CDEPreset(Preset):
     width: int
     depth: int
     activation: str = "relu"
+    interpolation: str = "linear"
 
     def smooth(self: _CDEPreset) -> _CDEPreset:
         """The same with SiLU in place of ReLU, whose kinks limit the steps at tight tolerances."""
@@ -47,7 +48,7 @@ class CDEPreset(Preset):
 
 
 class SeriesClassification(Task):
-    """Classify series by a neural CDE with piecewise-linear control.
+    """Classify series by a neural CDE.
 
     Parameters
     ----------
@@ -63,6 +64,8 @@ class SeriesClassification(Task):
             series.normalised().limited(preset.train_limit, preset.test_limit).with_time()
         )
         self._preset = preset
+        self._train_controls = self._coefficients(self._series.train_x)
+        self._test_controls = self._coefficients(self._series.test_x)
         self.split = series.split
         self.batches_per_epoch = -(-len(self._series.train_x) // preset.batch_size)
 
@@ -77,16 +80,32 @@ class SeriesClassification(Task):
             width=preset.width,
             depth=preset.depth,
             activation=preset.activation,
+            interpolation=preset.interpolation,  # type: ignore[arg-type]  # checked there
             solver=solver,
         )
 
     def batches(self, order: torch.Generator) -> Iterator[Batch]:
         """Shuffled batches of (control coefficients, labels)."""
-        # The coefficients of a piecewise-linear interpolation are the values
-        # themselves (torchcde.linear_interpolation_coeffs), as none is missing.
-        shuffled = torch.randperm(len(self._series.train_x), generator=order)
+        shuffled = torch.randperm(len(self._series.train_y), generator=order)
         for rows in shuffled.split(self._preset.batch_size):
-            yield self._series.train_x[rows], self._series.train_y[rows]
+            yield self._train_controls[rows], self._series.train_y[rows]
+
+    def test_batches(self) -> Iterator[Batch]:
+        """Batches of the test set, of the paper's size."""
+        yield from zip(
+            self._test_controls.split(_TEST_BATCH),
+            self._series.test_y.split(_TEST_BATCH),
+            strict=True,
+        )
+
+    def _coefficients(self, x: Tensor) -> Tensor:
+        if self._preset.interpolation == "linear":
+            # The values themselves (torchcde.linear_interpolation_coeffs), as none is missing.
+            return x
+        import torchcde
+
+        coefficients: Tensor = torchcde.natural_cubic_coeffs(x, self._series.times)
+        return coefficients
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross-entropy."""
@@ -95,14 +114,8 @@ class SeriesClassification(Task):
 
     def evaluate(self, model: nn.Module) -> float:
         """Share of the test set whose class is right."""
-        series = self._series
-        right = sum(
-            int((model(x).argmax(dim=-1) == y).sum())
-            for x, y in zip(
-                series.test_x.split(_TEST_BATCH), series.test_y.split(_TEST_BATCH), strict=True
-            )
-        )
-        return right / len(series.test_y)
+        right = sum(int((model(x).argmax(dim=-1) == y).sum()) for x, y in self.test_batches())
+        return right / len(self._series.test_y)
 
 
 _TEST_BATCH = 1024

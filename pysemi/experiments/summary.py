@@ -1,15 +1,27 @@
-"""Rows of runs, and the table in the paper's form that is made of them."""
+"""Rows of runs, and the tables in the paper's form that are made of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
-from pysemi.experiments.paper import Measured, PaperComparison
+from pysemi.experiments.metric import METRICS, Metric
+from pysemi.experiments.paper import Measured, PaperComparison, PaperRow
+from pysemi.experiments.section import Table
 
-__all__ = ["NormSummary", "Spread", "Table", "paper_table", "saving", "step_table", "summarise"]
+__all__ = [
+    "ArmSummary",
+    "Spread",
+    "group_rows",
+    "paper_table",
+    "saving",
+    "step_table",
+    "summarise",
+]
+
+Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -26,154 +38,190 @@ class Spread:
 
     def text(self, scale: float = 1.0, digits: int = 1) -> str:
         """``mean ± std`` of the values divided by ``scale``."""
-        shown = f"{self.mean / scale:.{digits}f}"
-        return shown if self.std is None else f"{shown} ± {self.std / scale:.{digits}f}"
+        shown = f"{self.mean / scale:,.{digits}f}"
+        return shown if self.std is None else f"{shown} ± {self.std / scale:,.{digits}f}"
+
+
+_SPREADS = (
+    "metric",
+    "forward_nfe",
+    "backward_nfe",
+    "accepted",
+    "rejected",
+    "test_accepted",
+    "test_rejected",
+    "seconds",
+)
 
 
 @dataclass(frozen=True)
-class NormSummary:
-    """One norm's runs, over the seeds."""
+class ArmSummary:
+    """One arm's runs of one variant on one backend, over the seeds."""
 
-    norm: str
+    arm: str
     seeds: int
     metric: Spread
     forward_nfe: Spread
     backward_nfe: Spread
     accepted: Spread
     rejected: Spread
+    test_accepted: Spread
+    test_rejected: Spread
     seconds: Spread
 
     @property
     def proportion_rejected(self) -> float:
-        """Rejected among all attempted backward steps (paper, Table 4)."""
-        attempts = self.accepted.mean + self.rejected.mean
-        return self.rejected.mean / attempts if attempts else 0.0
+        """Rejected among all attempted backward steps of training."""
+        return _share(self.rejected.mean, self.accepted.mean)
+
+    @property
+    def test_proportion_rejected(self) -> float:
+        """The same over one pass over the test set (paper, Table 4)."""
+        return _share(self.test_rejected.mean, self.test_accepted.mean)
 
 
-def summarise(rows: Sequence[Mapping[str, Any]]) -> list[NormSummary]:
-    """One summary per norm, in the order in which the norms first appear."""
-    by_norm: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        by_norm.setdefault(row["norm"], []).append(row)
+def summarise(rows: Iterable[Row]) -> list[ArmSummary]:
+    """One summary per arm, in the order in which the arms first appear."""
     return [
-        NormSummary(
-            norm,
-            len(group),
-            **{
-                name: Spread.of([row[name] for row in group])
-                for name in (
-                    "metric",
-                    "forward_nfe",
-                    "backward_nfe",
-                    "accepted",
-                    "rejected",
-                    "seconds",
-                )
-            },
+        ArmSummary(
+            arm, len(group), **{name: Spread.of([row[name] for row in group]) for name in _SPREADS}
         )
-        for norm, group in by_norm.items()
+        for (arm,), group in group_rows(rows, "arm").items()
     ]
 
 
-def saving(summaries: Sequence[NormSummary], norm: str) -> float | None:
-    """The share of the default norm's backward NFE that ``norm`` does without."""
-    found = {summary.norm: summary.backward_nfe.mean for summary in summaries}
-    if norm == "default" or norm not in found or not found.get("default"):
-        return None
-    return 1 - found[norm] / found["default"]
+def group_rows(rows: Iterable[Row], *keys: str) -> dict[tuple[Any, ...], list[Row]]:
+    """The rows by the values of some keys, in the order of first appearance."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return groups
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table to be shown on a terminal or a page.
+def saving(summaries: Sequence[ArmSummary], arm: str) -> float | None:
+    """The share of the default norm's backward NFE that ``arm`` does without."""
+    found = {summary.arm: summary.backward_nfe.mean for summary in summaries}
+    return _saving(found, arm)
 
-    Attributes
-    ----------
-    title : str
-    columns : tuple of str
-        May have two lines.
-    rows : tuple of tuple of str
-        As many entries as columns.
-    notes : tuple of str
+
+def paper_table(rows: Sequence[Row], paper: PaperComparison | None) -> Table:
+    """The form of the paper's Tables 1 to 3: each arm's metric and backward NFE.
+
+    Below the rows of each variant stands the paper's, where it has one with the
+    same settings.
     """
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...] = ()
-
-
-def paper_table(rows: Sequence[Mapping[str, Any]], paper: PaperComparison | None) -> Table:
-    """The table in the form of the paper's Table 1, the paper's own row below ours."""
-    summaries = summarise(rows)
-    norms = [summary.norm for summary in summaries]
-    first = rows[0]
-    rtol, atol = first["rtol"], first["atol"]
-    metric_heading, metric_scale = _metric_heading(first["metric_name"])
-    nfe_scale, nfe_unit = _unit(max(summary.backward_nfe.mean for summary in summaries))
-    columns = [""]
-    ours = [f"pysemi, {first['backend']}"]
-    for summary in summaries:
-        columns += [f"{summary.norm}\n{metric_heading}", f"{summary.norm}\nBwd. NFE"]
-        ours += [
-            summary.metric.text(metric_scale),
-            f"{summary.backward_nfe.text(nfe_scale, 2)}{nfe_unit}",
-        ]
-    lines = [tuple(ours)]
-    notes = [
-        f"{norm}: {share:.0%} fewer backward evaluations than the default norm"
-        if share >= 0
-        else f"{norm}: {-share:.0%} more backward evaluations than the default norm"
-        for norm in norms
-        if (share := saving(summaries, norm)) is not None
-    ]
-    if paper is not None and (rtol, atol) in paper.rows:
-        row = paper.rows[rtol, atol]
-        theirs = [f"paper, {paper.table}"]
-        notes.append(f"The paper's row was measured on {paper.about}.")
-        for norm in norms:
-            theirs += [
-                _measured(row.metric.get(norm), metric_scale, 1),
-                _measured(row.backward_nfe.get(norm), 1e6, 2, "M"),
-            ]
-        lines.append(tuple(theirs))
-    title = f"RTOL {rtol:g}, ATOL {atol:g}: {_repeats(summaries)}"
-    return Table(title, tuple(columns), tuple(lines), tuple(notes))
+    arms = [arm for (arm,) in group_rows(rows, "arm")]
+    others = [arm for arm in arms if arm != "default"] if "default" in arms else []
+    metric = METRICS[rows[0]["metric_name"]]
+    unit = _unit(max(row["backward_nfe"] for row in rows))
+    columns = ["", "Parameters"]
+    for arm in arms:
+        columns += [f"{arm}\n{metric.heading}", f"{arm}\nBwd. NFE"]
+    columns += [f"{arm}\nsaves" for arm in others]
+    lines: list[tuple[str, ...]] = []
+    theirs = False
+    for (variant,), of_variant in group_rows(rows, "variant").items():
+        for (backend,), of_backend in group_rows(of_variant, "backend").items():
+            name = _named(variant, f"pysemi, {backend}")
+            lines.append((name, *_our_cells(of_backend, arms, others, metric, unit)))
+        row = None if paper is None else paper.row(of_variant[0]["settings"])
+        if paper is not None and row is not None:
+            theirs = True
+            cells = _paper_cells(row, arms, others, metric)
+            lines.append((_named(variant, f"paper, {paper.table}"), *cells))
+    notes = ["Bwd. NFE: evaluations of the backward solves, over all of training."]
+    if paper is not None and theirs:
+        notes.append(f"The paper's rows were measured on {paper.about}.")
+    return Table(f"Results, {_repeats(rows)}", tuple(columns), tuple(lines), tuple(notes))
 
 
-def step_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The breakdown of the paper's Table 4: accepted and rejected backward steps."""
-    return Table(
-        "Backward steps and time over all of training",
-        ("norm", "accepted", "rejected", "proportion\nrejected", "Fwd. NFE", "seconds"),
-        tuple(
+def step_table(rows: Sequence[Row]) -> Table:
+    """Accepted and rejected backward steps over all of training, and what training took."""
+    lines = []
+    for (variant, backend), group in group_rows(rows, "variant", "backend").items():
+        lines += [
             (
-                summary.norm,
+                _named(variant, f"{summary.arm}, {backend}"),
                 summary.accepted.text(digits=0),
                 summary.rejected.text(digits=0),
                 f"{summary.proportion_rejected:.1%}",
                 summary.forward_nfe.text(digits=0),
                 summary.seconds.text(digits=1),
             )
-            for summary in summarise(rows)
-        ),
+            for summary in summarise(group)
+        ]
+    return Table(
+        "Backward steps and time, over all of training",
+        ("", "accepted", "rejected", "proportion\nrejected", "Fwd. NFE", "seconds"),
+        tuple(lines),
     )
 
 
-def _metric_heading(name: str) -> tuple[str, float]:
-    return ("Accuracy (%)", 0.01) if name == "accuracy" else (name, 1.0)
+def _our_cells(
+    rows: Sequence[Row],
+    arms: Sequence[str],
+    others: Sequence[str],
+    metric: Metric,
+    unit: tuple[float, str],
+) -> list[str]:
+    summaries = {summary.arm: summary for summary in summarise(rows)}
+    cells = [f"{rows[0]['parameters']:,}"]
+    for arm in arms:
+        summary = summaries.get(arm)
+        cells += (
+            ["–", "–"]
+            if summary is None
+            else [
+                summary.metric.text(metric.scale, metric.digits),
+                f"{summary.backward_nfe.text(unit[0], 2 if unit[1] else 0)}{unit[1]}",
+            ]
+        )
+    return cells + [_percent(saving(list(summaries.values()), arm)) for arm in others]
+
+
+def _paper_cells(
+    row: PaperRow, arms: Sequence[str], others: Sequence[str], metric: Metric
+) -> list[str]:
+    cells = [f"{row.parameters:,}"]
+    unit = _unit(max(value.mean for value in row.backward_nfe.values()))
+    for arm in arms:
+        cells += [
+            _measured(row.metric.get(arm), metric.scale, metric.digits),
+            _measured(row.backward_nfe.get(arm), unit[0], 2, unit[1]),
+        ]
+    means = {arm: value.mean for arm, value in row.backward_nfe.items()}
+    return cells + [_percent(_saving(means, arm)) for arm in others]
+
+
+def _saving(nfe: Mapping[str, float], arm: str) -> float | None:
+    if arm == "default" or arm not in nfe or not nfe.get("default"):
+        return None
+    return 1 - nfe[arm] / nfe["default"]
+
+
+def _share(rejected: float, accepted: float) -> float:
+    attempts = accepted + rejected
+    return rejected / attempts if attempts else 0.0
+
+
+def _named(variant: str, source: str) -> str:
+    return f"{variant}: {source}" if variant else source
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.0%}"
 
 
 def _unit(largest: float) -> tuple[float, str]:
-    exponent, suffix = max(
-        ((e, s) for e, s in ((6, "M"), (3, "k"), (0, "")) if largest >= 10**e or e == 0),
-        key=lambda unit: unit[0],
+    return next(
+        (10.0**exponent, suffix)
+        for exponent, suffix in ((6, "M"), (3, "k"), (0, ""))
+        if largest >= 10**exponent or exponent == 0
     )
-    return 10.0**exponent, suffix
 
 
-def _repeats(summaries: Sequence[NormSummary]) -> str:
-    seeds = max(summary.seeds for summary in summaries)
+def _repeats(rows: Sequence[Row]) -> str:
+    seeds = len({row["seed"] for row in rows})
     return "one seed" if seeds == 1 else f"mean ± standard deviation over {seeds} seeds"
 
 

@@ -7,12 +7,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, TypeAlias
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-__all__ = ["Batch", "Task"]
+__all__ = ["Batch", "Exhibits", "Task"]
 
 Batch: TypeAlias = tuple[Tensor, ...]
 """What one call of :meth:`Task.loss` takes."""
+
+Exhibits: TypeAlias = Mapping[str, NDArray[Any]]
+"""Arrays by name that a run's pictures are drawn from."""
 
 
 class Task(ABC):
@@ -21,7 +25,8 @@ class Task(ABC):
     Attributes
     ----------
     metric_name : str
-        What :meth:`evaluate` returns, as tables name it.
+        What :meth:`evaluate` returns, by its name in
+        :data:`pysemi.experiments.metric.METRICS`.
     batches_per_epoch : int
     split : str
         How training and test set were separated, in words.
@@ -46,9 +51,21 @@ class Task(ABC):
         """Go through the training set once, shuffled by ``order`` alone."""
 
     @abstractmethod
+    def test_batches(self) -> Iterator[Batch]:
+        """Go through the test set once, always in the same order."""
+
+    @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The loss to minimise, shape ``()``; one forward solve."""
+        """The loss to minimise, shape ``()``."""
 
     @abstractmethod
     def evaluate(self, model: nn.Module) -> float:
         """The metric on the test set. Called with gradients disabled."""
+
+    def exhibits(self, model: nn.Module) -> Exhibits:
+        """What the trained model is to show in pictures; nothing, unless a task says more.
+
+        Called once, with gradients enabled, after the last epoch.
+        """
+        del model
+        return {}

@@ -1,39 +1,26 @@
-"""One run: train a task's model with one norm and one seed, and keep the record."""
+"""One run: train a task's model in one arm with one seed, and keep the record."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any, Protocol
+from statistics import mean
+from typing import Any
 
 import torch
 
+from pysemi.experiments.arms import Arm
+from pysemi.experiments.progress import Progress
 from pysemi.experiments.run_directory import Checkpoint, EpochRecord, RunConfig, RunDirectory
 from pysemi.experiments.task import Task
 from pysemi.stats import SolveStats, record
 
-__all__ = ["Progress", "train"]
-
-
-class Progress(Protocol):
-    """Is told how a run gets on."""
-
-    def run_started(self, config: RunConfig, metric_name: str, batches: int, done: int) -> None:
-        """A run of so many batches begins, of which some were done earlier."""
-
-    def batch_ended(self, loss: float, backward_nfe: int) -> None:
-        """One more batch was trained on; the NFE is this batch's."""
-
-    def epoch_ended(self, epoch: EpochRecord) -> None:
-        """One more epoch was trained, evaluated and saved."""
-
-    def run_ended(self, config: RunConfig, result: Mapping[str, Any]) -> None:
-        """The run is complete, or was found to be."""
+__all__ = ["train"]
 
 
 def train(
     task: Task,
     config: RunConfig,
+    arm: Arm,
     directory: RunDirectory,
     progress: Progress,
 ) -> dict[str, Any]:
@@ -41,7 +28,9 @@ def train(
 
     The model's initial values and the order of the data depend on the seed
     alone, and the random state is kept with each checkpoint: a run that was
-    interrupted ends with the metrics of one that was not.
+    interrupted ends with the metrics of one that was not. After the last epoch
+    the trained model goes through the test set once more, forward and backward,
+    for the steps that the paper's Table 4 counts.
 
     Raises
     ------
@@ -56,7 +45,7 @@ def train(
         {
             "rtol": settings["rtol"],
             "atol": settings["atol"],
-            "adjoint_options": {"norm": config.norm},
+            **arm.solver,
             "backend": config.backend,
         }
     )
@@ -75,7 +64,7 @@ def train(
         config, task.metric_name, settings["epochs"] * batches, len(history) * batches
     )
     for epoch in range(len(history) + 1, settings["epochs"] + 1):
-        losses, solves, seconds = _train_epoch(task, model, optimizer, config.seed, epoch, progress)
+        losses, solves, seconds = _train_epoch(task, model, optimizer, config, epoch, progress)
         with torch.no_grad():
             metric = task.evaluate(model)
         history.append(_epoch_record(epoch, losses, metric, solves, seconds))
@@ -85,8 +74,12 @@ def train(
             ),
             solves,
         )
-        progress.epoch_ended(history[-1])
-    result = _summary_row(task, config, model, history)
+        progress.epoch_ended(config, history[-1])
+    test = _test_solves(task, model)
+    directory.save_test(test)
+    directory.save_exhibits(task.exhibits(model))
+    last_epoch = directory.solves(epoch=len(history))
+    result = _summary_row(task, config, model, history, last_epoch, test)
     directory.finish(result, history)
     progress.run_ended(config, result)
     return result
@@ -96,11 +89,11 @@ def _train_epoch(
     task: Task,
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    seed: int,
+    config: RunConfig,
     epoch: int,
     progress: Progress,
 ) -> tuple[list[float], list[SolveStats], float]:
-    order = torch.Generator().manual_seed(_order_seed(seed, epoch))
+    order = torch.Generator().manual_seed(_order_seed(config.seed, epoch))
     losses: list[float] = []
     solves: list[SolveStats] = []
     started = time.perf_counter()
@@ -112,8 +105,18 @@ def _train_epoch(
         optimizer.zero_grad()
         losses.append(loss.item())
         solves += [*recording.forward, *recording.backward]
-        progress.batch_ended(losses[-1], sum(solve.nfe for solve in recording.backward))
+        progress.batch_ended(config, losses[-1], sum(solve.nfe for solve in recording.backward))
     return losses, solves, time.perf_counter() - started
+
+
+def _test_solves(task: Task, model: torch.nn.Module) -> list[SolveStats]:
+    solves: list[SolveStats] = []
+    for batch in task.test_batches():
+        with record() as recording:
+            task.loss(model, batch).backward()
+        solves += [*recording.forward, *recording.backward]
+        model.zero_grad()
+    return solves
 
 
 def _order_seed(seed: int, epoch: int) -> int:
@@ -138,17 +141,35 @@ def _epoch_record(
 
 
 def _summary_row(
-    task: Task, config: RunConfig, model: torch.nn.Module, history: list[EpochRecord]
+    task: Task,
+    config: RunConfig,
+    model: torch.nn.Module,
+    history: list[EpochRecord],
+    last_epoch: list[SolveStats],
+    test: list[SolveStats],
 ) -> dict[str, Any]:
+    backward = [solve for solve in last_epoch if solve.direction == "backward"]
+    test_backward = [solve for solve in test if solve.direction == "backward"]
     return {
         "experiment": config.experiment,
         "preset": config.preset,
-        "norm": config.norm,
+        "variant": config.variant,
+        "arm": config.arm,
+        "norm": backward[0].norm,
+        "adjoint": backward[0].adjoint,
         "seed": config.seed,
         "backend": config.backend,
+        "bridge": backward[0].bridge,
+        "settings": config.settings,
         "rtol": config.settings["rtol"],
         "atol": config.settings["atol"],
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        # A flow of several blocks has several solves, each with its own parameters.
+        "state_size": mean(solve.state_size for solve in backward),
+        "parameter_size": mean(solve.parameter_size for solve in backward),
+        "size_ratio": mean(
+            1 + solve.parameter_size / (1 + 2 * solve.state_size) for solve in backward
+        ),
         "epochs": len(history),
         "metric_name": task.metric_name,
         "metric": history[-1].metric,
@@ -157,5 +178,8 @@ def _summary_row(
         "backward_nfe": sum(epoch.backward_nfe for epoch in history),
         "accepted": sum(epoch.accepted for epoch in history),
         "rejected": sum(epoch.rejected for epoch in history),
+        "test_backward_nfe": sum(solve.nfe for solve in test_backward),
+        "test_accepted": sum(solve.accepted or 0 for solve in test_backward),
+        "test_rejected": sum(solve.rejected or 0 for solve in test_backward),
         "seconds": sum(epoch.seconds for epoch in history),
     }

@@ -194,9 +194,13 @@ class NeuralCDE(nn.Module):
         solver = dict(self.solver)
         if self.interpolation == "linear":
             control = torchcde.LinearInterpolation(coefficients, self.times)
+            backsolve = solver.get("adjoint", "backsolve") == "backsolve"
             for name, method in (("options", "method"), ("adjoint_options", "adjoint_method")):
+                chosen = solver.get(method) or solver.get("method")
+                # Other adjoints have a control of their own, or the forward solve's steps.
+                step_control = _step_control(chosen) if name == "options" or backsolve else {}
                 solver[name] = {
-                    **_step_control(solver.get(method) or solver.get("method")),
+                    **step_control,
                     **solver.get(name, {}),
                     "jump_t": control.grid_points,
                 }

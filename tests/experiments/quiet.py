@@ -10,10 +10,10 @@ class Quiet:
     def run_started(self, config, metric_name, batches, done):
         self.events.append(("start", config.label, batches, done))
 
-    def batch_ended(self, loss, backward_nfe):
+    def batch_ended(self, config, loss, backward_nfe):
         self.events.append(("batch", loss, backward_nfe))
 
-    def epoch_ended(self, epoch):
+    def epoch_ended(self, config, epoch):
         self.events.append(("epoch", epoch))
 
     def run_ended(self, config, result):

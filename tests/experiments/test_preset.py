@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import pickle
+
 import pytest
 
 from pysemi.errors import ArgumentError
 from pysemi.experiments import all_experiments, get_experiment
 from pysemi.experiments.experiment import register
+
+PAPERS = ("speech-commands", "acrobot", "cnf-mnist", "cnf-cifar10")
 
 
 def preset():
@@ -44,17 +49,47 @@ def test_settings_that_make_no_sense_are_refused(changes, message):
         preset().override(changes)
 
 
-def test_every_experiment_has_a_quick_preset_and_says_what_it_does():
-    experiments = all_experiments()
-    assert {"japanese-vowels", "spoken-digits"} <= set(experiments)
-    for name, experiment in experiments.items():
+def test_what_is_set_holds_for_every_variant():
+    varied = dataclasses.replace(
+        preset(), variants={"a": {"rtol": 1e-3, "width": 8}, "b": {"rtol": 1e-4}}
+    )
+    assert varied.variant("a").rtol == 1e-3
+    assert varied.variant("a").width == 8
+    assert varied.variant("").rtol == varied.rtol
+    changed = varied.override({"rtol": "1e-6"})
+    assert dict(changed.variants) == {"a": {"width": 8}}  # b would be the preset itself
+    assert changed.variant("a").rtol == 1e-6
+
+
+def test_a_variant_that_is_not_there_is_refused_with_those_that_are():
+    varied = dataclasses.replace(preset(), variants={"a": {"rtol": 1e-3}})
+    with pytest.raises(ArgumentError, match="'c' is no variant of this preset; there are a"):
+        varied.variant("c")
+
+
+def test_every_experiment_says_what_it_does_and_goes_to_another_process():
+    for name, experiment in all_experiments().items():
         assert experiment.name == name
-        assert "quick" in experiment.presets
-        assert all(preset.about for preset in experiment.presets.values())
+        assert experiment.title
+        assert set(experiment.arms) <= set(experiment.known_arms)
+        pickle.loads(pickle.dumps(experiment))
+        for one in experiment.presets.values():
+            assert one.about
+            assert one.seeds >= 1
+            for variant in one.variants:
+                assert one.variant(variant).settings() != one.settings() or len(one.variants) > 1
+
+
+def test_the_papers_setting_is_a_preset_of_every_experiment_of_the_paper():
+    experiments = all_experiments()
+    for name in PAPERS:
+        assert "paper" in experiments[name].presets
+    for name in set(experiments) - {"speech-commands", "cnf-cifar10"}:  # these need gigabytes
+        assert "quick" in experiments[name].presets
 
 
 def test_an_unknown_experiment_or_preset_is_refused_with_the_names_there_are():
-    with pytest.raises(ArgumentError, match="japanese-vowels, spoken-digits"):
+    with pytest.raises(ArgumentError, match="japanese-vowels"):
         get_experiment("mnist")
     with pytest.raises(ArgumentError, match="quick"):
         get_experiment("japanese-vowels").preset("huge")

@@ -11,7 +11,7 @@ from tests.experiments.quiet import Quiet
 from tests.experiments.toy import TINY, TOY, ToyTask
 
 
-def orders(tmp_path, *, norms, seeds):
+def orders(tmp_path, *, arms, seeds):
     """The labels of every batch, by run in the order of the runs and by epoch."""
     seen = []
 
@@ -23,17 +23,26 @@ def orders(tmp_path, *, norms, seeds):
 
     experiment = dataclasses.replace(TOY, load=Watching)
     preset = dataclasses.replace(TINY, epochs=2)
-    plan = Plan(experiment, "tiny", preset, "torch", norms, seeds, tmp_path / "out", resume=False)
+    plan = Plan(
+        experiment=experiment,
+        preset_name="tiny",
+        preset=preset,
+        backend="torch",
+        arms=arms,
+        seeds=seeds,
+        out=tmp_path / "out",
+        resume=False,
+    )
     reproduce(plan, Quiet())
     return [seen[i : i + 2] for i in range(0, len(seen), 2)]
 
 
 def test_both_norms_train_on_the_same_batches_in_the_same_order(tmp_path):
-    default, seminorm = orders(tmp_path, norms=("default", "seminorm"), seeds=1)
+    default, seminorm = orders(tmp_path, arms=("default", "seminorm"), seeds=1)
     assert default == seminorm
 
 
 def test_every_epoch_and_every_seed_has_an_order_of_its_own(tmp_path):
-    first, second = orders(tmp_path, norms=("seminorm",), seeds=2)
+    first, second = orders(tmp_path, arms=("seminorm",), seeds=2)
     assert len({tuple(epoch) for epoch in (*first, *second)}) == 4
     assert len({tuple(sorted(epoch)) for epoch in (*first, *second)}) == 1

@@ -9,9 +9,9 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from pysemi.experiments.data.labelled_series import LabelledSeries
-from pysemi.experiments.experiment import Experiment
-from pysemi.experiments.paper import TABLE_1, PaperComparison
+from pysemi.experiments.paper import SPEECH_COMMANDS
 from pysemi.experiments.series_classification import CDEPreset, SeriesClassification
+from pysemi.experiments.training_experiment import TrainingExperiment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +47,11 @@ TINY = ToyPreset(
     width=4,
     depth=1,
 )
-TOY = Experiment(
+TOY = TrainingExperiment(
     name="toy",
     title="Toy",
     about="Lines up and down.",
     presets={"tiny": TINY},
     load=ToyTask,
-    paper=PaperComparison("Table 1", "Speech Commands", TABLE_1),
+    paper=SPEECH_COMMANDS,
 )
