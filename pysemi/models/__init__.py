@@ -5,5 +5,6 @@ not here (``pysemi.experiments`` has them).
 """
 
 from pysemi.models.neural_cde import ControlledField, MatrixField, NeuralCDE
+from pysemi.models.symplectic import SymplecticODENet
 
-__all__ = ["ControlledField", "MatrixField", "NeuralCDE"]
+__all__ = ["ControlledField", "MatrixField", "NeuralCDE", "SymplecticODENet"]
