@@ -1,6 +1,6 @@
 """Learn the rates of Robertson's reactions, which an explicit method cannot solve.
 
-    python examples/stiff_reactions.py
+    python examples/stiff.py
 
 Needs Julia. The rates differ by a factor of 1e9, and are learnt as logarithms from
 concentrations between t = 1e-5 and t = 1e4. The method is implicit, and only

@@ -56,7 +56,7 @@ def test_two_processes_learn_what_one_does():
 @pytest.mark.julia
 @pytest.mark.usefixtures("real_julia")
 def test_the_rates_of_stiff_reactions_are_learnt_where_dopri5_does_not_get_on():
-    shown = output_of("stiff_reactions.py")
+    shown = output_of("stiff.py")
     losses = [float(loss) for loss in re.findall(r"loss ([\d.e+-]+)", shown)]
     assert losses[-1] < 0.01 * losses[0]
     rates = [float(rate) for rate in re.findall(r"rates (.*), (.*), (.*)", shown)[0]]
@@ -65,6 +65,22 @@ def test_the_rates_of_stiff_reactions_are_learnt_where_dopri5_does_not_get_on():
     assert float(reached) < 1000  # of 10,000
 
 
+def test_a_learnt_hamiltonian_keeps_its_energy():
+    shown = output_of("hamiltonian.py")
+    losses = [float(loss) for loss in re.findall(r"loss ([\d.e+-]+)", shown)]
+    assert losses[-1] < 0.1 * losses[0]
+    learnt, true = map(float, re.findall(r"stays within ([\d.]+)", shown))
+    assert learnt < 0.002  # found: 0.0002
+    assert true < 0.05  # found: 0.013
+
+
 def test_every_example_is_tested():
-    tested = {"spiral.py", "neural_cde.py", "distributed.py", "stiff_reactions.py"}
+    tested = {
+        "cnf_2d.py",
+        "distributed.py",
+        "hamiltonian.py",
+        "neural_cde.py",
+        "spiral.py",
+        "stiff.py",
+    }
     assert {path.name for path in EXAMPLES.glob("*.py")} == tested

@@ -1,4 +1,4 @@
-"""The experiment ``quadrature``: does a_θ belong into the ODE at all?
+"""The experiment ``quadrature``: whether a_θ belongs into the ODE at all.
 
 Section 5 of the paper ("Further work") imagines ODE solvers for z and a_z
 combined with quadrature rules for a_θ. Ways to one and the same gradient are
