@@ -74,6 +74,15 @@ def test_a_learnt_hamiltonian_keeps_its_energy():
     assert true < 0.05  # found: 0.013
 
 
+def test_a_flow_learns_two_moons_with_either_norm():
+    shown = output_of("cnf_2d.py")
+    for norm in ("default", "seminorm"):
+        nats = [float(x) for x in re.findall(rf"{norm}, step \d+: ([\d.]+) nats", shown)]
+        assert len(nats) == 3
+        assert nats[-1] < nats[0] - 0.2
+    assert len(re.findall(r"[\d,]+ backward evaluations", shown)) == 2
+
+
 def test_every_example_is_tested():
     tested = {
         "cnf_2d.py",

@@ -146,6 +146,10 @@ def all_experiments() -> Mapping[str, Experiment]:
     # Importing the modules registers what they define; here, since they need this one.
     from pysemi.experiments import (  # noqa: F401
         acrobot,
+        cnf_2d,
+        cnf_cifar10,
+        cnf_digits,
+        cnf_mnist,
         japanese_vowels,
         quadrature,
         speech_commands,

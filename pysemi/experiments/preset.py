@@ -92,13 +92,14 @@ class Preset:
         """
         hints = get_type_hints(type(self))
         known = self.settings()
+        defaults = {one.name: one.default for one in dataclasses.fields(self)}
         parsed = {}
         for name, text in changes.items():
             if name not in known:
                 raise ArgumentError(
                     "--set", f"{describe(name)} is no setting; there are {', '.join(known)}"
                 )
-            parsed[name] = _parse(name, text, hints[name])
+            parsed[name] = _parse(name, text, hints[name], defaults[name])
         variants = {
             name: {key: value for key, value in settings.items() if key not in parsed}
             for name, settings in self.variants.items()
@@ -108,7 +109,7 @@ class Preset:
         return dataclasses.replace(self, **parsed, variants=variants)
 
 
-def _parse(name: str, text: str, hint: Any) -> Any:
+def _parse(name: str, text: str, hint: Any, default: Any) -> Any:
     if get_origin(hint) in (Union, types.UnionType):
         if text.lower() == "none":
             return None
@@ -119,6 +120,6 @@ def _parse(name: str, text: str, hint: Any) -> Any:
         raise ArgumentError("--set", f"{name}={text} is no {hint.__name__}") from error
     if hint is not str and not value >= 0:  # not: NaN compares false
         raise ArgumentError("--set", f"{name}={text} is negative or no number")
-    if hint is int and value == 0:
+    if hint is int and value == 0 and default != 0:
         raise ArgumentError("--set", f"{name}=0; give at least 1")
     return value

@@ -98,3 +98,9 @@ def test_an_unknown_experiment_or_preset_is_refused_with_the_names_there_are():
 def test_a_name_is_registered_only_once():
     with pytest.raises(ArgumentError, match="registered already"):
         register(get_experiment("japanese-vowels"))
+
+
+def test_a_count_may_be_zero_where_zero_is_usual():
+    quick = get_experiment("cnf-mnist").preset("quick")
+    assert quick.squeezes_first == 1
+    assert quick.override({"squeezes_first": "0"}).squeezes_first == 0
