@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 from pysemi.errors import ArgumentError
-from pysemi.experiments import cnf_cifar10, cnf_mnist
+from pysemi.experiments import Plan, cnf_cifar10, cnf_mnist, reproduce
 from pysemi.experiments.cnf_2d import CNF_2D
 from pysemi.experiments.cnf_cifar10 import CNF_CIFAR10
 from pysemi.experiments.cnf_digits import CNF_DIGITS
 from pysemi.experiments.cnf_mnist import CNF_MNIST
+from pysemi.experiments.data.cifar10 import load_cifar10
 from pysemi.experiments.data.image_set import ImageSet
 from pysemi.experiments.data.points import sample_points
 from pysemi.experiments.experiment import Run
@@ -28,6 +31,8 @@ from pysemi.experiments.image_flow import ImageDensity
 from pysemi.experiments.metric import METRICS
 from pysemi.experiments.point_flow import PointDensity
 from pysemi.norms import StateNorm
+from tests.experiments.data.archives import data_file, tar_of
+from tests.experiments.quiet import Quiet
 
 SOLVER = {"rtol": 1e-2, "atol": 1e-2}
 TINY = replace(
@@ -183,3 +188,39 @@ def test_every_preset_without_a_download_makes_a_model():
 def test_an_unknown_choice_of_images_is_refused():
     with pytest.raises(ArgumentError, match="images"):
         CNF_MNIST.load(replace(CNF_MNIST.presets["quick"], images="some"))
+
+
+@pytest.mark.slow
+def test_the_archive_of_photographs_becomes_a_report(tmp_path, monkeypatch):
+    """The loader, two steps of training and the report, on an archive in the official format."""
+    random = np.random.default_rng(0)
+
+    def batch(count: int) -> bytes:
+        pixels = random.integers(0, 256, (count, 3072), dtype=np.uint8)
+        return np.insert(pixels, 0, np.arange(count) % 10, axis=1).tobytes()
+
+    folder = "cifar-10-batches-bin"
+    files = [(f"{folder}/data_batch_{number}.bin", batch(8)) for number in range(1, 6)]
+    packed = tar_of([*files, (f"{folder}/test_batch.bin", batch(20)), (f"{folder}/readme", b"x")])
+    (tmp_path / "mini.tar.gz").write_bytes(packed)
+    monkeypatch.setenv("PYSEMI_DATA_DIR", str(tmp_path))
+    miniature = partial(load_cifar10, archive=data_file("mini.tar.gz", packed))
+    monkeypatch.setattr(cnf_cifar10, "load_cifar10", miniature)
+    outcome = reproduce(
+        Plan(
+            experiment=CNF_CIFAR10,
+            preset_name="steps",
+            preset=CNF_CIFAR10.presets["steps"],
+            backend="torch",
+            arms=("seminorm",),
+            seeds=1,
+            out=tmp_path / "out",
+            resume=False,
+        ),
+        Quiet(),
+    )
+    (row,) = outcome.results.rows
+    assert row["epochs"] == 1
+    assert row["backward_nfe"] > 0
+    assert math.isfinite(row["metric"])
+    assert "40 training, 20 test" in outcome.report.read_text("utf-8")
