@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pysemi.experiments.experiment import Run
-from pysemi.experiments.figure import arm_style, new_figure, new_grid, to_png
+from pysemi.experiments.figure import arm_style, new_grid, to_png
 from pysemi.experiments.metric import METRICS
 from pysemi.experiments.run_directory import EpochRecord
 from pysemi.experiments.section import Picture
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["evaluations_figure", "rejections_figure", "training_figure", "training_pictures"]
 
 MOST_BINS = 60
+MOST_ABREAST = 2
+"""Histograms side by side; with more of them there is no room for what they are called."""
 
 Histories = Mapping[str, Mapping[str, Sequence[Sequence[EpochRecord]]]]
 """By variant and arm, the epochs of each seed."""
@@ -40,7 +42,7 @@ def training_pictures(runs: Sequence[Run]) -> list[Picture]:
         pictures += [
             Picture(
                 f"training{name}",
-                f"{METRICS[metric].axis.capitalize()} and evaluations during training{on}",
+                f"{_sentence(METRICS[metric].axis)} and evaluations during training{on}",
                 "In the form of the paper's Figure 1. Lines: mean over the seeds; bands: one "
                 "standard deviation.",
                 training_figure(_collect(own, lambda run: run.directory.history()), metric),
@@ -72,7 +74,7 @@ def training_figure(histories: Histories, metric: str) -> bytes:
     Lines are means over the seeds, bands one standard deviation; a row of panels
     for each variant.
     """
-    figure, axes = new_grid(len(histories), 2, height=2.6 if len(histories) > 1 else 3.2)
+    figure, axes = new_grid(len(histories), 2, height=2.7 if len(histories) > 1 else 3.2)
     for (left, right), (variant, by_arm) in zip(axes, histories.items(), strict=True):
         for arm, seeds in by_arm.items():
             style = arm_style(arm, tuple(by_arm))
@@ -84,7 +86,7 @@ def training_figure(histories: Histories, metric: str) -> bytes:
         for one in (left, right):
             one.xaxis.get_major_locator().set_params(integer=True)
         left.set(ylabel=METRICS[metric].axis, title=variant)
-        right.set(ylabel="backward NFE, accumulated", ylim=(0, None), title=variant)
+        right.set(ylabel="backward NFE so far", ylim=(0, None), title=variant)
     axes[-1, 0].set(xlabel="epoch")
     axes[-1, 1].set(xlabel="epoch")
     axes[0, 1].legend(frameon=False)
@@ -115,8 +117,11 @@ def _times(run: Run, kind: str) -> Times:
 
 
 def _histograms(moments: Moments, all_evaluations: Moments, label: str) -> bytes:
-    figure, axes = new_figure(len(moments))
-    for panel, (variant, by_arm) in zip(axes, moments.items(), strict=True):
+    columns = min(len(moments), MOST_ABREAST)
+    figure, axes = new_grid(-(-len(moments) // columns), columns)
+    for panel in axes.flat[len(moments) :]:
+        panel.set_axis_off()
+    for panel, (variant, by_arm) in zip(axes.flat, moments.items(), strict=False):
         span = _span(all_evaluations[variant])
         bins = _bins(span)
         for arm, seeds in by_arm.items():
@@ -132,11 +137,15 @@ def _histograms(moments: Moments, all_evaluations: Moments, label: str) -> bytes
                 label=f"{arm} ({len(times) / len(seeds):,.0f})",
             )
         panel.set(xlabel="t", xlim=span, title=variant)
-        low, high = panel.get_ylim()
-        panel.set_ylim(low, high * 1.25)  # room for the legend
+        panel.set_ylim(0, 1.3 * max(panel.get_ylim()[1], 1))  # room for the legend
         panel.legend(frameon=False, loc="upper left", fontsize="small")
-    axes[0].set(ylabel=label)
+    for first in axes[:, 0]:
+        first.set(ylabel=label)
     return to_png(figure)
+
+
+def _sentence(words: str) -> str:
+    return words[0].upper() + words[1:]
 
 
 def _span(by_arm: Mapping[str, Sequence[Times]]) -> tuple[float, float]:

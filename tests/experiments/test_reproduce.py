@@ -427,3 +427,16 @@ def _members_of(group: int) -> list[str]:
         except (OSError, ValueError):
             continue
     return found
+
+
+@pytest.mark.julia
+@pytest.mark.usefixtures("real_julia")
+@pytest.mark.slow
+def test_runs_in_several_processes_each_start_a_julia_of_their_own(tmp_path):
+    alone = run(tmp_path / "alone", seeds=1, backend="julia")
+    together = run(tmp_path / "together", seeds=1, backend="julia", jobs=2)
+    for one, other in zip(alone.results.rows, together.results.rows, strict=True):
+        assert one["bridge"] == other["bridge"] == "compiled"
+        assert one["backward_nfe"] == other["backward_nfe"]
+        assert one["metric"] == other["metric"]
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-6)
