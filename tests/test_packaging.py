@@ -117,6 +117,7 @@ def test_the_installed_wheel_runs_an_experiment(python, tmp_path):
     assert Path(where).is_relative_to(python.parents[1])
     settings = ("epochs=1", "train_limit=20", "test_limit=10", "width=4", "hidden_channels=4")
     changes = [word for setting in settings for word in ("--set", setting)]
+    changes += ["--seeds", "1", "--variant", "rtol 1e-3"]
     done = subprocess.run(
         [python, "-m", "pysemi", "reproduce", "japanese-vowels", *changes, "--out", "out"],
         capture_output=True,

@@ -42,7 +42,9 @@ JAPANESE_VOWELS = register(
         "(270 to train on, 370 to test on); a small stand-in for the paper's Speech Commands.",
         presets={
             "quick": QUICK,
-            "smooth": replace(QUICK, variants={}).smooth(),
+            "smooth": replace(
+                QUICK, variants={}, seeds=1, hidden_channels=64, width=128, learning_rate=2e-3
+            ).smooth(),
             "full": replace(
                 QUICK,
                 about="100 epochs with the vector field of the paper's Speech Commands model",

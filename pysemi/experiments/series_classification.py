@@ -40,7 +40,7 @@ class CDEPreset(Preset):
         """The same with SiLU in place of ReLU, whose kinks limit the steps at tight tolerances."""
         return replace(
             self,
-            about="quick with SiLU in place of ReLU, at a hundredth of its tolerances",
+            about="SiLU in place of ReLU, at a hundredth of the loosest of quick's tolerances",
             activation="silu",
             rtol=self.rtol / 100,
             atol=self.atol / 100,

@@ -59,7 +59,15 @@ SPOKEN_DIGITS = register(
         "a stand-in for the paper's Speech Commands that runs on two cores.",
         presets={
             "quick": QUICK,
-            "smooth": replace(QUICK, variants={}).smooth(),
+            "smooth": replace(
+                QUICK,
+                variants={},
+                seeds=1,
+                epochs=3,
+                batch_size=270,
+                train_limit=None,
+                width=64,
+            ).smooth(),
             "full": replace(
                 QUICK,
                 about="40 epochs with the vector field of the paper's Speech Commands model, at "
