@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import queue
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -73,7 +74,7 @@ def make_runs(jobs: Sequence[Job], processes: int, progress: Progress) -> None:
         return
     # Not by fork: Julia does not survive it, and torch's threads may not.
     context = multiprocessing.get_context("spawn")
-    messages = context.SimpleQueue()
+    messages = context.Queue()
     with _forwarding(messages, progress):
         pool = ProcessPoolExecutor(
             min(processes, len(jobs)), context, initializer=_start_worker, initargs=(messages,)
@@ -108,19 +109,25 @@ def _stop(pool: ProcessPoolExecutor) -> None:
 @contextlib.contextmanager
 def _forwarding(messages: Any, progress: Progress) -> Iterator[None]:
     """Tell ``progress`` what the workers send, from a thread of its own."""
+    ended = threading.Event()
 
     def forward() -> None:
-        while (message := messages.get()) is not None:
-            verb, arguments = message
-            getattr(progress, verb)(*arguments)
+        while True:
+            try:
+                verb, arguments = messages.get(timeout=0.1)
+            except queue.Empty:
+                if ended.is_set():
+                    return
+            else:
+                getattr(progress, verb)(*arguments)
 
     thread = threading.Thread(target=forward, name="pysemi progress", daemon=True)
     thread.start()
     try:
         yield
     finally:
-        messages.put(None)
-        # A worker killed while it sent something may have left the queue unusable.
+        ended.set()
+        # A worker killed while it sent something may have left half of it, which is waited for.
         thread.join(timeout=10)
 
 
