@@ -10,9 +10,10 @@ import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "arm_style", "new_figure", "new_grid", "to_png"]
+__all__ = ["COLOURS", "arm_style", "label_log_axis", "new_figure", "new_grid", "to_png"]
 
 COLOURS = ("#c8553d", "#28666e", "#b88b00", "#7b5ea7", "#3d3d3d")
 """Told apart in print and by colour-blind readers: they differ in lightness too."""
@@ -60,6 +61,15 @@ def new_grid(
         one.spines[["top", "right"]].set_visible(False)
         one.grid(alpha=0.25)
     return figure, axes
+
+
+def label_log_axis(axis: Axis) -> None:
+    """Give a logarithmic axis plain labels at 1, 2 and 5, also where it spans no decade."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def to_png(figure: Figure) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,14 +38,16 @@ def training_pictures(runs: Sequence[Run]) -> list[Picture]:
         own = [run for run in runs if run.row["backend"] == backend]
         name, on = (f"-{backend}", f", on {backend}") if len(backends) > 1 else ("", "")
         metric = own[0].row["metric_name"]
-        evaluations = _collect(own, lambda run: _times(run, "evaluation_times"))
+        moments = [_moments(run) for run in own]  # once, as there may be much to read
+        evaluations = _collect(own, [found[0] for found in moments])
+        rejections = _collect(own, [found[1] for found in moments])
         pictures += [
             Picture(
                 f"training{name}",
                 f"{_sentence(METRICS[metric].axis)} and evaluations during training{on}",
                 "In the form of the paper's Figure 1. Lines: mean over the seeds; bands: one "
                 "standard deviation.",
-                training_figure(_collect(own, lambda run: run.directory.history()), metric),
+                training_figure(_collect(own, [run.directory.history() for run in own]), metric),
             ),
             Picture(
                 f"evaluations{name}",
@@ -60,9 +62,7 @@ def training_pictures(runs: Sequence[Run]) -> list[Picture]:
                 f"Where backward steps are rejected{on}",
                 "In the form of the paper's Figure 5. Rejected steps of the backward solves of "
                 "all training, by the time t they started from; in brackets, how many a run had.",
-                rejections_figure(
-                    _collect(own, lambda run: _times(run, "rejected_times")), evaluations
-                ),
+                rejections_figure(rejections, evaluations),
             ),
         ]
     return pictures
@@ -103,17 +103,22 @@ def rejections_figure(rejections: Moments, evaluations: Moments) -> bytes:
     return _histograms(rejections, evaluations, "rejected backward steps per run")
 
 
-def _collect(runs: Sequence[Run], values: Callable[[Run], Any]) -> dict[str, dict[str, list[Any]]]:
+def _collect(runs: Sequence[Run], values: Sequence[Any]) -> dict[str, dict[str, list[Any]]]:
+    """One value of each run, by variant and arm."""
     collected: dict[str, dict[str, list[Any]]] = {}
-    for run in runs:
+    for run, value in zip(runs, values, strict=True):
         by_arm = collected.setdefault(run.row["variant"], {})
-        by_arm.setdefault(run.row["arm"], []).append(values(run))
+        by_arm.setdefault(run.row["arm"], []).append(value)
     return collected
 
 
-def _times(run: Run, kind: str) -> Times:
-    solves = (solve for solve in run.directory.solves() if solve.direction == "backward")
-    return np.concatenate([np.empty(0), *(getattr(solve, kind) for solve in solves)])
+def _moments(run: Run) -> tuple[Times, Times]:
+    """When the run's backward solves evaluated, and from when steps were rejected."""
+    solves = [solve for solve in run.directory.solves() if solve.direction == "backward"]
+    return (
+        np.concatenate([np.empty(0), *(solve.evaluation_times for solve in solves)]),
+        np.concatenate([np.empty(0), *(solve.rejected_times for solve in solves)]),
+    )
 
 
 def _histograms(moments: Moments, all_evaluations: Moments, label: str) -> bytes:

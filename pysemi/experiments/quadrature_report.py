@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-from pysemi.experiments.figure import arm_style, new_grid, to_png
+from pysemi.experiments.figure import arm_style, label_log_axis, new_grid, to_png
 from pysemi.experiments.section import Picture, Section, Table
 from pysemi.experiments.summary import group_rows
 
@@ -113,7 +113,11 @@ def _figure(rows: Sequence[Row], ways: Sequence[str]) -> bytes:
         right.set(title=problem, xlabel="seconds")
         for panel in (left, right):
             panel.set(xscale="log", yscale="log")
-    axes[0, 1].legend(frameon=False, fontsize="small")
+            label_log_axis(panel.xaxis)
+    lines, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(
+        lines, names, loc="outside upper center", ncols=len(names), frameon=False, fontsize="small"
+    )
     return to_png(figure)
 
 

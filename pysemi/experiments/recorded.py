@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
 from pysemi.errors import ResultsError
-from pysemi.experiments.figure import COLOURS, new_figure, to_png
+from pysemi.experiments.figure import COLOURS, label_log_axis, new_figure, to_png
 from pysemi.experiments.paper import (
     TABLE_4,
     Measured,
@@ -202,19 +203,41 @@ def _compared(
 def _ratio_figure(points: Sequence[tuple[str, float, float]]) -> bytes:
     figure, (axes,) = new_figure(1, height=4.4)
     backends = list(dict.fromkeys(name.rsplit(", ", 1)[1] for name, _, _ in points))
-    for number, (name, ratio, share) in enumerate(points, start=1):
+    for name, ratio, share in points:
         backend = backends.index(name.rsplit(", ", 1)[1])
         axes.scatter(ratio, 100 * share, color=COLOURS[backend], marker="os^D"[backend], zorder=3)
-        axes.annotate(str(number), (ratio, 100 * share), xytext=(5, 4), textcoords="offset points")
+    for numbers, place in _labels([(ratio, 100 * share) for _, ratio, share in points]):
+        axes.annotate(numbers, place, xytext=(6, 4), textcoords="offset points")
     for backend, word in enumerate(backends):
         axes.scatter([], [], color=COLOURS[backend], marker="os^D"[backend], label=word)
     axes.axhline(0, color="#4b5d61", linewidth=0.8)
     axes.set(xscale="log", xlabel="(1 + 2d + p) / (1 + 2d)", ylabel="backward NFE saved (%)")
+    label_log_axis(axes.xaxis)
     axes.legend(frameon=False)
     key = "\n".join(f"{number}  {name.rsplit(', ', 1)[0]}" for number, (name, _, _) in
                     enumerate(points, start=1))  # fmt: skip
     axes.text(1.02, 1, key, transform=axes.transAxes, va="top", fontsize="small")
     return to_png(figure)
+
+
+def _labels(
+    places: Sequence[tuple[float, float]],
+) -> list[tuple[str, tuple[float, float]]]:
+    """The numbers of the points, those of points too close to be told apart in one label."""
+    groups: list[tuple[list[str], tuple[float, float]]] = []
+    for number, (x, y) in enumerate(places, start=1):
+        for numbers, (other_x, other_y) in groups:
+            if abs(math.log(x / other_x)) < NEAR_FACTOR and abs(y - other_y) < NEAR_PERCENT:
+                numbers.append(str(number))
+                break
+        else:
+            groups.append(([str(number)], (x, y)))
+    return [(", ".join(numbers), place) for numbers, place in groups]
+
+
+NEAR_FACTOR = 0.12
+NEAR_PERCENT = 4.0
+"""Within which two labels of Figure 6 would lie on one another."""
 
 
 def _share(rejected: float, accepted: float) -> float:

@@ -108,7 +108,7 @@ def paper_table(rows: Sequence[Row], paper: PaperComparison | None) -> Table:
     """The form of the paper's Tables 1 to 3: each arm's metric and backward NFE.
 
     Below the rows of each variant stands the paper's, where it has one with the
-    same settings.
+    same settings; if it has none with any, all of its rows stand at the end.
     """
     arms = [arm for (arm,) in group_rows(rows, "arm")]
     others = [arm for arm in arms if arm != "default"] if "default" in arms else []
@@ -119,7 +119,7 @@ def paper_table(rows: Sequence[Row], paper: PaperComparison | None) -> Table:
         columns += [f"{arm}\n{metric.heading}", f"{arm}\nBwd. NFE"]
     columns += [f"{arm}\nsaves" for arm in others]
     lines: list[tuple[str, ...]] = []
-    theirs = False
+    theirs = False  # whether a row of the paper's was found to be of the same settings
     for (variant,), of_variant in group_rows(rows, "variant").items():
         for (backend,), of_backend in group_rows(of_variant, "backend").items():
             name = _named(variant, f"pysemi, {backend}")
@@ -130,7 +130,14 @@ def paper_table(rows: Sequence[Row], paper: PaperComparison | None) -> Table:
             cells = _paper_cells(row, arms, others, metric)
             lines.append((_named(variant, f"paper, {paper.table}"), *cells))
     notes = ["Bwd. NFE: evaluations of the backward solves, over all of training."]
-    if paper is not None and theirs:
+    if paper is not None and not theirs:
+        for values, row in paper.rows.items():
+            settings = ", ".join(
+                f"{key} = {value}" for key, value in zip(paper.keys, values, strict=True)
+            )
+            name = f"paper, {paper.table}, {settings}"
+            lines.append((name, *_paper_cells(row, arms, others, metric)))
+    if paper is not None:
         notes.append(f"The paper's rows were measured on {paper.about}.")
     return Table(f"Results, {_repeats(rows)}", tuple(columns), tuple(lines), tuple(notes))
 

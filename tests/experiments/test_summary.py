@@ -110,9 +110,17 @@ def test_an_arm_that_was_not_run_leaves_a_gap():
     assert julia_line[1:] == ("1,234", "–", "–", "90.0", "0.50k", "–")
 
 
-def test_without_a_row_of_the_paper_at_these_settings_ours_stands_alone():
-    rows = [row("default", 0, 0.9, 1000, settings={"rtol": 1e-2})]
-    assert len(paper_table(rows, SPEECH_COMMANDS).rows) == 1
+def test_where_the_paper_has_other_settings_its_rows_stand_at_the_end():
+    rows = [row("default", 0, 2.4, 1000, settings={"hidden": 8}, metric_name="bits/dim")]
+    ours, *theirs = paper_table(rows, CNF_MNIST).rows
+    assert ours[0] == "pysemi, torch"
+    assert [line[0] for line in theirs] == [
+        f"paper, Table 2, hidden = {hidden}" for hidden in (32, 64, 128)
+    ]
+    assert theirs[0][1:4] == ("281,928", "0.9968 ± 0.0020", "41.50 ± 2.35M")
+
+
+def test_without_a_table_of_the_paper_ours_stands_alone():
     assert len(paper_table(ROWS, None).rows) == 1
 
 
