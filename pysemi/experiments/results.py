@@ -78,11 +78,24 @@ class Results:
         return {key: getattr(self, key) for key in _KEYS}
 
     def runs(self) -> list[Run]:
-        """The runs with their folders."""
-        return [
+        """The runs with their folders.
+
+        Raises
+        ------
+        ResultsError
+            If a run's folder is not there any more.
+        """
+        runs = [
             Run(row, RunDirectory(self.path / folder))
             for row, folder in zip(self.rows, self.folders, strict=True)
         ]
+        for run in runs:
+            if run.directory.result is None:
+                raise ResultsError(
+                    f"{run.directory.path}, whose row is in {self.path / SUMMARY}, is not there or "
+                    f"not complete; `pysemi {self.command} --out {self.path} --resume` makes it"
+                )
+        return runs
 
 
 def find_results(folders: Iterable[Path]) -> list[Results]:

@@ -7,6 +7,8 @@ other, with a column of lengths for each kind of time.
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from pysemi.atomic import replacing
+from pysemi.errors import ResultsError
 from pysemi.stats import SolveStats
 
 __all__ = ["read_solves", "write_solves"]
@@ -57,7 +60,23 @@ def write_solves(path: Path, solves: Sequence[SolveStats]) -> None:
 
 
 def read_solves(path: Path) -> list[SolveStats]:
-    """Read the solves that :func:`write_solves` wrote, in their order."""
+    """Read the solves that :func:`write_solves` wrote, in their order.
+
+    Raises
+    ------
+    ResultsError
+        If there is no such file, or it is damaged or of another version.
+    """
+    try:
+        return _solves(path)
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise ResultsError(
+            f"{path} cannot be read ({type(error).__name__}: {error}); delete its run's folder and "
+            "make the run again with --resume"
+        ) from error
+
+
+def _solves(path: Path) -> list[SolveStats]:
     with np.load(path) as stored:
         columns = {name: stored[name] for name in stored.files}
     rows: dict[str, list[Any]] = {}

@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import json
 import re
+import shutil
 import struct
 from html.parser import HTMLParser
 
@@ -175,3 +176,26 @@ def test_a_summary_that_is_not_ours_is_refused(tmp_path, text):
 def test_results_of_an_unknown_experiment_are_refused(folder):
     with pytest.raises(ResultsError, match="'toy', which is not known"):
         sections_of(find_results([folder]), {})
+
+
+@pytest.fixture
+def copied(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "copied")
+    (results,) = find_results([tmp_path / "copied"])
+    return results
+
+
+def test_a_run_that_is_gone_is_named_with_what_makes_it_again(copied):
+    shutil.rmtree(copied.path / copied.folders[1])
+    with pytest.raises(ResultsError, match=r"a/seminorm-seed0, whose row is in .*--resume"):
+        sections_of([copied], {"toy": TOY})
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 rubbish", None])
+def test_solves_that_cannot_be_read_are_named(copied, damage):
+    path = copied.path / copied.folders[0] / "solves" / "epoch-0002.npz"
+    path.unlink()
+    if damage is not None:
+        path.write_bytes(damage)
+    with pytest.raises(ResultsError, match=r"epoch-0002\.npz cannot be read"):
+        sections_of([copied], {"toy": TOY})
