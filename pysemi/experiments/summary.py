@@ -228,8 +228,12 @@ def _unit(largest: float) -> tuple[float, str]:
 
 
 def _repeats(rows: Sequence[Row]) -> str:
-    seeds = len({row["seed"] for row in rows})
-    return "one seed" if seeds == 1 else f"mean ± standard deviation over {seeds} seeds"
+    groups = group_rows(rows, "variant", "backend", "arm").values()
+    fewest, most = (choose(map(len, groups)) for choose in (min, max))
+    if most == 1:
+        return "one seed"
+    seeds = str(most) if fewest == most else f"{fewest} to {most}"
+    return f"mean ± standard deviation over {seeds} seeds"
 
 
 def _measured(value: Measured | None, scale: float, digits: int, unit: str = "") -> str:

@@ -96,6 +96,13 @@ def test_each_variant_has_its_own_rows_and_the_papers():
     assert table.rows[-1][-1] == "62%"  # of the paper's abstract
 
 
+def test_where_some_have_fewer_seeds_than_others_the_title_says_so():
+    more = [*ROWS, row("default", 2, 0.9, 7000), row("seminorm", 2, 0.9, 2500)]
+    mixed = [*more, *({**one, "backend": "julia"} for one in ROWS)]
+    assert paper_table(mixed, None).title.endswith("over 2 to 3 seeds")
+    assert paper_table(more, None).title.endswith("over 3 seeds")
+
+
 def test_a_norm_that_costs_more_is_said_to():
     rows = [row("default", 0, 0.9, 1000), row("rms", 0, 0.9, 1500)]
     table = paper_table(rows, SPEECH_COMMANDS)
