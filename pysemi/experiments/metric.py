@@ -38,6 +38,5 @@ METRICS = {
     "bits/dim": Metric("Bits/dim", "test bits/dim", 1.0, 4),
     "nats": Metric("NLL (nats)", "test NLL (nats)", 1.0, 3),
     "L2 loss": Metric("Test L² loss (10⁻⁴)", "test L² loss", 1e-4, 3),
-    "gradient error": Metric("Gradient error", "relative error of dL/dθ", 1.0, 8),
 }
 """By the name that a task gives, and a run's row holds."""

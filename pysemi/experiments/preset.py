@@ -83,7 +83,8 @@ class Preset:
     def override(self: _Preset, changes: Mapping[str, str]) -> _Preset:
         """Return a preset with some settings changed, their values given as text.
 
-        What a user sets holds for every variant.
+        What a user sets holds for every variant, and is added to the name of those that had
+        another value of it.
 
         Raises
         ------
@@ -100,12 +101,15 @@ class Preset:
                     "--set", f"{describe(name)} is no setting; there are {', '.join(known)}"
                 )
             parsed[name] = _parse(name, text, hints[name], defaults[name])
-        variants = {
-            name: {key: value for key, value in settings.items() if key not in parsed}
-            for name, settings in self.variants.items()
-            # One of which nothing is left is no variant any more.
-            if not settings or set(settings) - set(parsed)
-        }
+        variants = {}
+        for name, settings in self.variants.items():
+            taken = [f"{key}={changes[key]}" for key in settings if key in parsed]
+            if settings and len(taken) == len(settings):
+                continue  # nothing is left that made it a variant
+            # A name that says what is not so any more says what is.
+            variants[", ".join([name, *taken])] = {
+                key: value for key, value in settings.items() if key not in parsed
+            }
         return dataclasses.replace(self, **parsed, variants=variants)
 
 

@@ -183,7 +183,6 @@ class QuadratureExperiment(Experiment):
             "settings": config.settings,
             "parameters": sum(weight.numel() for weight in weights.values()),
             "epochs": preset.epochs,
-            "metric_name": "gradient error",
             "measurements": [asdict(one) for one in measurements],
             "seconds": sum(one.seconds for one in measurements),
         }
@@ -308,7 +307,7 @@ def _problem(preset: QuadraturePreset) -> Task:
 
 
 QUICK = QuadraturePreset(
-    about="three problems at three tolerances; about five minutes on Julia",
+    about="three problems at three tolerances; about four minutes a seed on Julia",
     seeds=3,
     variants={
         "spiral": {},

@@ -16,7 +16,7 @@ from pysemi.experiments.paper import (
 )
 from pysemi.experiments.results import Results
 from pysemi.experiments.section import Picture, Section, Table
-from pysemi.experiments.summary import group_rows, saving, summarise
+from pysemi.experiments.summary import group_rows, proportion_rejected_of, saving, summarise
 
 __all__ = ["RECORDED", "Recorded", "figure_6", "further_sections", "table_4"]
 
@@ -74,7 +74,7 @@ def table_4(results: Sequence[Results]) -> Section:
     theirs = []
     for name, row in TABLE_4.items():
         shares = [
-            _share(row.rejected[norm].mean, row.accepted[norm].mean)
+            proportion_rejected_of(row.rejected[norm].mean, row.accepted[norm].mean)
             for norm in ("default", "seminorm")
         ]
         theirs.append(
@@ -238,10 +238,6 @@ def _labels(
 NEAR_FACTOR = 0.12
 NEAR_PERCENT = 4.0
 """Within which two labels of Figure 6 would lie on one another."""
-
-
-def _share(rejected: float, accepted: float) -> float:
-    return rejected / (rejected + accepted)
 
 
 def _thousands(value: Measured) -> str:

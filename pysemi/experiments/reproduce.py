@@ -23,7 +23,17 @@ from pysemi.experiments.run_directory import RunConfig, RunDirectory
 
 __all__ = ["Outcome", "Plan", "check_extra", "reproduce"]
 
-NEEDED = ("torchcde", "matplotlib", "jinja2", "sklearn", "aeon", "librosa", "pooch")
+NEEDED = (
+    "torchcde",
+    "matplotlib",
+    "jinja2",
+    "sklearn",
+    "aeon",
+    "librosa",
+    "pooch",
+    "requests",
+    "filelock",
+)
 """What the extra ``experiments`` brings."""
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from pysemi.api import odeint, odeint_adjoint
+from pysemi.api import odeint
+from pysemi.experiments.predictor import Predictor
 from pysemi.experiments.preset import Preset
 from pysemi.experiments.task import Batch, Task
 
@@ -60,20 +61,6 @@ class _Field(nn.Module):
         return dy
 
 
-class _Predictor(nn.Module):
-    times: Tensor
-
-    def __init__(self, width: int, times: Tensor, solver: Mapping[str, Any]) -> None:
-        super().__init__()
-        self.field = _Field(width)
-        self.register_buffer("times", times)
-        self.solver = dict(solver)
-
-    def forward(self, y0: Tensor) -> Tensor:
-        solution: Tensor = odeint_adjoint(self.field, y0, self.times, **self.solver)
-        return solution.transpose(0, 1)
-
-
 class Spiral(Task):
     """Predict trajectories of dy/dt = A y³ from their initial states.
 
@@ -98,7 +85,7 @@ class Spiral(Task):
 
     def model(self, solver: Mapping[str, Any]) -> nn.Module:
         """Build the perceptron."""
-        return _Predictor(self._preset.width, self._times, solver)
+        return Predictor(_Field(self._preset.width), self._times, solver)
 
     def batches(self, order: torch.Generator) -> Iterator[Batch]:
         """Shuffled batches of trajectories."""

@@ -35,7 +35,7 @@ def load(preset: SpokenDigitsPreset) -> SeriesClassification:
 
 QUICK = SpokenDigitsPreset(
     about="the paper's tolerances with a small model and a third of the recordings; on Julia, ten "
-    "seconds a run at the loosest of them and two minutes at the tightest",
+    "seconds a run at the loosest of them and three minutes at the tightest",
     seeds=3,
     variants=TABLE_1_TOLERANCES,
     epochs=4,

@@ -16,6 +16,7 @@ __all__ = [
     "Spread",
     "group_rows",
     "paper_table",
+    "proportion_rejected_of",
     "saving",
     "step_table",
     "summarise",
@@ -72,12 +73,12 @@ class ArmSummary:
     @property
     def proportion_rejected(self) -> float:
         """Rejected among all attempted backward steps of training."""
-        return _share(self.rejected.mean, self.accepted.mean)
+        return proportion_rejected_of(self.rejected.mean, self.accepted.mean)
 
     @property
     def test_proportion_rejected(self) -> float:
         """The same over one pass over the test set (paper, Table 4)."""
-        return _share(self.test_rejected.mean, self.test_accepted.mean)
+        return proportion_rejected_of(self.test_rejected.mean, self.test_accepted.mean)
 
 
 def summarise(rows: Iterable[Row]) -> list[ArmSummary]:
@@ -206,7 +207,8 @@ def _saving(nfe: Mapping[str, float], arm: str) -> float | None:
     return 1 - nfe[arm] / nfe["default"]
 
 
-def _share(rejected: float, accepted: float) -> float:
+def proportion_rejected_of(rejected: float, accepted: float) -> float:
+    """Rejected among all attempted steps; 0 if there was none."""
     attempts = accepted + rejected
     return rejected / attempts if attempts else 0.0
 
